@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPT = backbone + neck + head, composed from `config.model` (arXiv 2103.13413)."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpt_jax.models.heads import DepthHead, SegmentationHead
+from dpt_jax.models.layers import Dtype
+from dpt_jax.models.neck import Neck
+from dpt_jax.models.variants import VARIANTS
+from dpt_jax.models.vit import ViT
+
+BACKBONES: dict[str, type[nn.Module]] = {"vit": ViT}
+HEADS: dict[str, type[nn.Module]] = {"depth": DepthHead, "segmentation": SegmentationHead}
+
+
+@flax.struct.dataclass
+class DPTOutput:
+    """What a DPT returns; fields that the model does not have are None.
+
+    With the usual factors and patch grid (g_h, g_w), h' = 32 * ceil(g_h / 2) and w' alike: the input
+    size when it is a multiple of 32, as in the reference model.
+
+    Attributes:
+        depth: `b h' w'`, non-negative float32; metres or inverse relative depth, as the model was
+            trained.
+        logits: `b h' w' k` float32.
+        aux_logits: `b h'/2 w'/2 k` float32, of the auxiliary head; only computed with train=True.
+    """
+
+    depth: Float[Array, "b h w"] | None = None
+    logits: Float[Array, "b h w k"] | None = None
+    aux_logits: Float[Array, "b h2 w2 k"] | None = None
+
+
+class DPT(nn.Module):
+    """Backbone, neck and head. Build one with `build_model`; parts are linen modules of any make."""
+
+    backbone: nn.Module
+    neck: nn.Module
+    head: nn.Module
+    auxiliary_head: nn.Module | None = None
+
+    def __call__(self, pixels: Float[Array, "b h w 3"], train: bool = False) -> DPTOutput:
+        """Predicts from normalised pixels, any rectangle of at least one patch.
+
+        Args:
+            pixels: float32 `b h w 3`, RGB, normalised as the checkpoint says.
+            train: dropout on (rng "dropout"), BatchNorm on batch statistics ("batch_stats" mutable).
+        """
+        fused = self.neck(self.backbone(pixels, train=train), train=train)
+        if isinstance(self.head, DepthHead):
+            return DPTOutput(depth=self.head(fused, train=train))
+        aux = None
+        if self.auxiliary_head is not None and (train or self.is_initializing()):
+            aux = self.auxiliary_head(fused, train=train)
+        return DPTOutput(logits=self.head(fused, train=train), aux_logits=aux)
+
+
+def resolve_model_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The full settings of a model: its variant's table row, overlaid with what the config sets.
+
+    Args:
+        config: `variant` (a name in `variants.VARIANTS`) and the groups `backbone`, `neck`, `head`
+            and `auxiliary_head`, each a mapping whose keys are fields of the part's class, plus
+            `type` for backbone and head. None means "as the variant has it".
+
+    Returns:
+        {"backbone": {...}, "neck": {...}, "head": {...}, "auxiliary_head": {...} or {}}; sequences
+        are tuples.
+
+    Raises:
+        ValueError: an unknown variant, group, type or field; the message names the nearest one.
+    """
+    variant = config["variant"]
+    if variant not in VARIANTS:
+        raise _unknown("model.variant", variant, VARIANTS)
+    groups = ("backbone", "neck", "head", "auxiliary_head")
+    for key in config:
+        if key not in (*groups, "variant", "dtype"):
+            raise _unknown("key of config.model", key, (*groups, "variant", "dtype"))
+    resolved: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        row = dict(VARIANTS[variant].get(group, {}))
+        row |= {k: v for k, v in (config.get(group) or {}).items() if v is not None}
+        resolved[group] = {k: _tuples(v) for k, v in row.items()}
+    return resolved
+
+
+def build_model(config: Mapping[str, Any]) -> DPT:
+    """The model that `config.model` describes; see `resolve_model_config` for its keys.
+
+    `config["dtype"]` ("float32" or "bfloat16", default float32) is the type computed in; parameters
+    stay float32.
+    """
+    groups = resolve_model_config(config)
+    dtype = jnp.dtype(config.get("dtype") or "float32")
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"model.dtype {dtype} is not float32 or bfloat16")
+    groups["neck"].setdefault("hidden_act", groups["backbone"].get("hidden_act", "gelu"))
+    auxiliary = groups["auxiliary_head"]
+    use_auxiliary = auxiliary.pop("use", False) and groups["head"].get("type") == "segmentation"
+    if use_auxiliary:
+        auxiliary = {"num_labels": groups["head"].get("num_labels", 150)} | auxiliary
+    return DPT(
+        backbone=_build("backbone", groups["backbone"], BACKBONES, dtype),
+        neck=_build("neck", {"type": "neck"} | groups["neck"], {"neck": Neck}, dtype),
+        head=_build("head", groups["head"], HEADS, dtype),
+        auxiliary_head=_build(
+            "auxiliary_head",
+            {"type": "segmentation", "upsample": False} | auxiliary,
+            HEADS,
+            dtype,
+        )
+        if use_auxiliary
+        else None,
+    )
+
+
+def _build(
+    group: str, settings: dict[str, Any], types: dict[str, type[nn.Module]], dtype: Dtype
+) -> nn.Module:
+    settings = dict(settings)
+    kind = settings.pop("type", None)
+    if kind not in types:
+        raise _unknown(f"model.{group}.type", kind, types)
+    fields = set(types[kind].__dataclass_fields__) - {"parent", "name", "dtype"}  # pyright: ignore
+    for key in settings:
+        if key not in fields:
+            raise _unknown(f"key of config.model.{group} for type {kind!r}", key, fields)
+    return types[kind](**settings, dtype=dtype)  # pyright: ignore[reportCallIssue]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _unknown(what: str, found: Any, known: Any) -> ValueError:
+    names = sorted(known)
+    near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.0)
+    return ValueError(
+        f"unknown {what} {found!r}; did you mean {near[0]!r}? Known: {', '.join(names)}"
+    )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads: a fused map in, depth or class logits out. Outputs are float32 whatever `dtype` is."""
+
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpt_jax.models import layers, resize
+
+DepthActivation = Literal["relu", "sigmoid"]
+
+
+class DepthHead(nn.Module):
+    """conv3x3, upsample x2, conv3x3, ReLU, conv1x1, and an activation that says what depth means.
+
+    Attributes:
+        head_in_index: which fused map is read; 0 is the coarsest, -1 the finest.
+        add_projection: an extra conv3x3 + ReLU in front (the DINOv2 depth heads).
+        activation: "relu", as in HF and isl-org: an unbounded non-negative number, inverse relative
+            depth in the MiDaS checkpoints, metres in the DINOv2 ones. "sigmoid": metres within
+            (0, max_depth), as in Depth Anything's metric models; trains well from scratch, where a
+            final ReLU that dies has no gradient.
+        max_depth: metres; only read by "sigmoid".
+    """
+
+    head_in_index: int = -1
+    add_projection: bool = False
+    activation: DepthActivation = "relu"
+    max_depth: float = 10.0
+    dtype: layers.Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, fused: list[Float[Array, "b h w c"]], *, train: bool = False
+    ) -> Float[Array, "b 2*h 2*w"]:
+        if self.activation not in get_args(DepthActivation):
+            raise ValueError(
+                f"model.head.activation {self.activation!r} is not one of {get_args(DepthActivation)}"
+            )
+        x = fused[self.head_in_index]
+        channels = x.shape[-1]
+        if self.add_projection:
+            x = nn.relu(layers.conv(channels, 3, "projection", dtype=self.dtype)(x))
+        x = layers.conv(channels // 2, 3, "head_0", dtype=self.dtype)(x)
+        x = resize.upsample_x2(x)
+        x = nn.relu(layers.conv(32, 3, "head_2", dtype=self.dtype)(x))
+        x = layers.conv(1, 1, "head_4", dtype=self.dtype)(x)[..., 0].astype(jnp.float32)
+        if self.activation == "sigmoid":
+            return self.max_depth * jax.nn.sigmoid(x)
+        return nn.relu(x)
+
+
+class SegmentationHead(nn.Module):
+    """conv3x3, BatchNorm, ReLU, dropout, conv1x1, and upsample x2 unless it is auxiliary.
+
+    Attributes:
+        num_labels: classes.
+        dropout: rate in training (`semantic_classifier_dropout`; HF fixes 0.1 in the auxiliary head).
+        head_in_index: which fused map is read; 0 is the coarsest, -1 the finest.
+        upsample: False in the auxiliary head.
+    """
+
+    num_labels: int = 150
+    dropout: float = 0.1
+    head_in_index: int = -1
+    upsample: bool = True
+    dtype: layers.Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, fused: list[Float[Array, "b h w c"]], *, train: bool = False
+    ) -> Float[Array, "b h2 w2 k"]:
+        x = fused[self.head_in_index]
+        x = layers.conv(x.shape[-1], 3, "head_0", use_bias=False, dtype=self.dtype)(x)
+        x = nn.relu(layers.batch_norm(train, "head_1", self.dtype)(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = layers.conv(self.num_labels, 1, "head_4", dtype=self.dtype)(x).astype(jnp.float32)
+        return resize.upsample_x2(x) if self.upsample else x

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks that backbones, necks and heads share, with PyTorch's numerics where they differ from linen's.
+
+Letters in shapes: `b` batch, `h w` rows and columns, `n` tokens, `c`/`d` channels, `k` classes.
+Channels are last everywhere. Parameters are float32; `dtype` is the type that is computed in, and
+softmax and the statistics of norms stay in float32 whatever it is.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Dtype = Any
+
+# torch's "gelu" is the exact one; linen's default is the tanh approximation, 5e-4 away.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_new": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation function that Hugging Face calls `name`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"hidden_act {name!r} is not one of {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[name]
+
+
+def constrain_batch(x: Array) -> Array:
+    """Keeps activations sharded over the batch at block boundaries; identity outside a mesh.
+
+    Without it XLA may pick a layout that follows the sharded parameters instead and gather every
+    activation, which costs several times the arithmetic under FSDP.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names)
+    if mesh.empty or not axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.P(axes))
+
+
+def layer_norm(eps: float, name: str, dtype: Dtype = jnp.float32) -> nn.LayerNorm:
+    """LayerNorm with the two-pass variance of PyTorch (linen's fast one loses digits)."""
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def batch_norm(train: bool, name: str, dtype: Dtype = jnp.float32) -> nn.BatchNorm:
+    """BatchNorm with PyTorch's eps and momentum, over the global batch when that is sharded.
+
+    The running variance is the biased one, as everywhere in JAX; PyTorch stores the unbiased one.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def conv(
+    features: int,
+    kernel_size: int,
+    name: str,
+    *,
+    stride: int = 1,
+    use_bias: bool = True,
+    dtype: Dtype = jnp.float32,
+) -> nn.Conv:
+    """A square convolution padded by `kernel_size // 2` on **both** sides.
+
+    linen's "SAME" pads (0, 1) at stride 2 on even sizes, which is another function than PyTorch's.
+    Decoder weights start from He's normal distribution: most feed a ReLU.
+    """
+    pad = kernel_size // 2
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides=stride,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=use_bias,
+        kernel_init=nn.initializers.he_normal(),
+        dtype=dtype,
+        name=name,
+    )
+
+
+class TransposedConv(nn.Module):
+    """Transposed convolution with kernel = stride: each pixel becomes a `factor` x `factor` patch.
+
+    Nothing overlaps, so it is one matmul and a depth-to-space. The kernel is stored as
+    (factor, factor, in, out): entry [i, j] makes row i, column j of the patch.
+    """
+
+    features: int
+    factor: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h*factor w*factor d"]:
+        b, h, w, c = x.shape
+        f = self.factor
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (f, f, c, self.features), jnp.float32
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        patches = jnp.einsum("bhwc,ijcd->bhiwjd", x.astype(self.dtype), kernel.astype(self.dtype))
+        return patches.reshape(b, h * f, w * f, self.features) + bias.astype(self.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; `query`, `key` and `value` are separate parameters as in HF."""
+
+    num_heads: int
+    qkv_bias: bool = True
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], *, train: bool) -> Float[Array, "b n d"]:
+        b, n, d = x.shape
+        if d % self.num_heads:
+            raise ValueError(
+                f"hidden_size {d} is not a multiple of num_attention_heads {self.num_heads}"
+            )
+        head_dim = d // self.num_heads
+        projections = [
+            nn.Dense(
+                d,
+                use_bias=self.qkv_bias,
+                kernel_init=nn.initializers.truncated_normal(self.initializer_range),
+                dtype=self.dtype,
+                name=name,
+            )(x).reshape(b, n, self.num_heads, head_dim)
+            for name in ("query", "key", "value")
+        ]
+        if train and self.attention_dropout > 0:
+            query, key, value = projections
+            scores = jnp.einsum("bqhe,bkhe->bhqk", query, key, preferred_element_type=jnp.float32)
+            probabilities = nn.softmax(scores / head_dim**0.5)
+            probabilities = nn.Dropout(self.attention_dropout, deterministic=False)(probabilities)
+            out = jnp.einsum("bhqk,bkhe->bqhe", probabilities.astype(self.dtype), value)
+        else:
+            out = jax.nn.dot_product_attention(*projections)
+        return out.reshape(b, n, d)

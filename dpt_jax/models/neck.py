@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readout, reassemble and fusion: token maps in, fused feature maps out (arXiv 2103.13413, section 3).
+
+Written so that the arithmetic is done once where the plain form repeats it; the results are the same:
+the class token's half of the "project" readout is computed per image instead of per patch, and the
+1x1 convolution of a fusion layer runs before its upsampling (both are linear and commute).
+"""
+
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpt_jax.models import layers, resize
+from dpt_jax.models.vit import Features
+
+ReadoutType = Literal["ignore", "add", "project"]
+
+
+class _ProjectReadout(nn.Module):
+    """act(Dense([patch, cls])), without repeating cls over the patches."""
+
+    hidden_act: str
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(
+        self, patches: Float[Array, "b n d"], cls: Float[Array, "b 1 d"]
+    ) -> Float[Array, "b n d"]:
+        d = patches.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (2 * d, d), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (d,), jnp.float32)
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        return layers.activation(self.hidden_act)(patches @ kernel[:d] + (cls @ kernel[d:] + bias))
+
+
+class _ReassembleLayer(nn.Module):
+    channels: int
+    factor: float
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 c"]:
+        x = layers.conv(self.channels, 1, "projection", dtype=self.dtype)(x)
+        if self.factor > 1:
+            if self.factor != int(self.factor):
+                raise ValueError(
+                    f"reassemble factor {self.factor}: a factor above 1 must be a whole number"
+                )
+            return layers.TransposedConv(
+                self.channels, int(self.factor), self.dtype, name="resize"
+            )(x)
+        if self.factor < 1:
+            stride = int(1 / self.factor)
+            return layers.conv(self.channels, 3, "resize", stride=stride, dtype=self.dtype)(x)
+        return x
+
+
+class _Reassemble(nn.Module):
+    channels: tuple[int, ...]
+    factors: tuple[float, ...]
+    readout_type: ReadoutType
+    hidden_act: str
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, features: Features) -> list[Float[Array, "b h w c"]]:
+        h, w = features.grid
+        maps = []
+        for i, tokens in enumerate(features.tokens):
+            cls, patches = tokens[:, :1], tokens[:, 1:]
+            if self.readout_type == "add":
+                patches = patches + cls
+            elif self.readout_type == "project":
+                patches = _ProjectReadout(
+                    self.hidden_act, self.dtype, name=f"readout_projects_{i}_0"
+                )(patches, cls)
+            x = patches.reshape(patches.shape[0], h, w, patches.shape[-1])
+            x = _ReassembleLayer(
+                self.channels[i], self.factors[i], self.dtype, name=f"layers_{i}"
+            )(x)
+            maps.append(x)
+        return maps
+
+
+class _ResidualConvUnit(nn.Module):
+    """x + conv(relu(conv(relu(x)))): pre-activation, the skip carries x before its ReLU."""
+
+    use_batch_norm: bool
+    use_bias: bool
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        y = x
+        for i in (1, 2):
+            y = layers.conv(
+                x.shape[-1], 3, f"convolution{i}", use_bias=self.use_bias, dtype=self.dtype
+            )(nn.relu(y))
+            if self.use_batch_norm:
+                y = layers.batch_norm(train, f"batch_norm{i}", self.dtype)(y)
+        return x + y
+
+
+class _FusionLayer(nn.Module):
+    use_batch_norm: bool
+    use_bias: bool
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        skip: Float[Array, "b h2 w2 c"] | None,
+        *,
+        train: bool,
+    ) -> Float[Array, "b 2*h 2*w c"]:
+        unit = (self.use_batch_norm, self.use_bias, self.dtype)
+        if skip is not None:
+            # Sizes differ on odd grids only; HF bends the skip, and so do we.
+            skip = resize.bilinear(skip, (x.shape[1], x.shape[2]), align_corners=False)
+            x = x + _ResidualConvUnit(*unit, name="residual_layer1")(skip, train=train)
+        x = _ResidualConvUnit(*unit, name="residual_layer2")(x, train=train)
+        x = layers.conv(x.shape[-1], 1, "projection", dtype=self.dtype)(x)
+        return layers.constrain_batch(resize.upsample_x2(x))
+
+
+class _Fusion(nn.Module):
+    use_batch_norm: bool
+    use_bias: bool
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(
+        self, maps: list[Float[Array, "b h w c"]], *, train: bool
+    ) -> list[Float[Array, "b h w c"]]:
+        fused, x = [], None
+        for j, skip in enumerate(reversed(maps)):
+            layer = _FusionLayer(
+                self.use_batch_norm, self.use_bias, self.dtype, name=f"layers_{j}"
+            )
+            x = layer(skip, None, train=train) if x is None else layer(x, skip, train=train)
+            fused.append(x)
+        return fused
+
+
+class Neck(nn.Module):
+    """Tokens of `len(hidden_sizes)` depths to as many fused maps. Fields are those of `DPTConfig`.
+
+    Attributes:
+        hidden_sizes: channels of each map after its reassemble projection (`neck_hidden_sizes`).
+        reassemble_factors: size of each map relative to the patch grid: a whole number above 1
+            (transposed convolution), 1 (nothing), or below 1 (3x3 convolution of stride int(1/f)).
+        readout_type: what becomes of the class token: "ignore" it, "add" it to every patch, or
+            "project" its concatenation with every patch.
+        fusion_hidden_size: channels of every fused map.
+        use_bias_in_fusion_residual: None means: where there is no BatchNorm.
+        hidden_act: activation of the "project" readout.
+    """
+
+    hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
+    reassemble_factors: tuple[float, ...] = (4, 2, 1, 0.5)
+    readout_type: ReadoutType = "project"
+    fusion_hidden_size: int = 256
+    use_batch_norm_in_fusion_residual: bool = False
+    use_bias_in_fusion_residual: bool | None = None
+    hidden_act: str = "gelu"
+    dtype: layers.Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Features, *, train: bool = False
+    ) -> list[Float[Array, "b h w c"]]:
+        """Fused maps, coarsest first; the last has 16 * ceil(grid / 2) rows at the usual factors."""
+        if self.readout_type not in get_args(ReadoutType):
+            raise ValueError(
+                f"model.neck.readout_type {self.readout_type!r} is not one of {get_args(ReadoutType)}"
+            )
+        if not len(features.tokens) == len(self.hidden_sizes) == len(self.reassemble_factors):
+            raise ValueError(
+                "model.backbone.out_indices, model.neck.hidden_sizes and "
+                "model.neck.reassemble_factors must have the same length, got "
+                f"{len(features.tokens)}, {len(self.hidden_sizes)}, {len(self.reassemble_factors)}"
+            )
+        maps = _Reassemble(
+            self.hidden_sizes,
+            self.reassemble_factors,
+            self.readout_type,
+            self.hidden_act,
+            self.dtype,
+            name="reassemble_stage",
+        )(features)
+        maps = [
+            layers.conv(
+                self.fusion_hidden_size, 3, f"convs_{i}", use_bias=False, dtype=self.dtype
+            )(x)
+            for i, x in enumerate(maps)
+        ]
+        use_batch_norm = self.use_batch_norm_in_fusion_residual
+        use_bias = self.use_bias_in_fusion_residual
+        return _Fusion(
+            use_batch_norm,
+            not use_batch_norm if use_bias is None else use_bias,
+            self.dtype,
+            name="fusion_stage",
+        )(maps, train=train)

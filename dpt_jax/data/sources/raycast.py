@@ -278,9 +278,9 @@ def surface_frame(
         coordinates on the surface, metres; the second is height on every upright face.
     """
     def of(table: np.ndarray) -> np.ndarray:
-        return table.astype(np.float32).T.take(surface, axis=-1)
+        return np.ascontiguousarray(table.T, np.float32).take(surface, axis=-1)
 
-    cosine, sine, half, kind = of(np.cos(solids.yaw)), of(np.sin(solids.yaw)), of(solids.half), None
+    cosine, sine, half = of(np.cos(solids.yaw)), of(np.sin(solids.yaw)), of(solids.half)
     offset = points - of(solids.centre)
     local = np.stack(
         [cosine * offset[0] + sine * offset[1], cosine * offset[1] - sine * offset[0], offset[2]]
@@ -331,8 +331,6 @@ def shadowed(
     """
     rays = points - light.astype(np.float32)[:, None]
     dark = np.zeros(points.shape[1], bool)
-    if len(casters) == 0:
-        return dark
     lengths = np.sqrt((rays * rays).sum(axis=0))
     maps, origins = solids.into_unit(light)
     maps, origins = maps.astype(np.float32), origins.astype(np.float32)

@@ -1,0 +1,534 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rooms`: an endless, seeded set of ray-cast furnished rooms, in NumPy alone.
+
+An example is drawn in three steps: a scene is sampled (room, camera, furniture, paints, lights),
+`raycast.trace` finds what each pixel sees, and the visible points are shaded.
+
+Geometry follows `raycast`: metres, z up from the floor, the room centred on x = y = 0, angles in
+radians. Furniture is built about its own origin, on the floor, with its back towards its own -y,
+in real-world sizes, so that the metric scale of a picture can be told from what is in it. Flat
+things (door, window, picture, rug) are boxes of a few centimetres.
+
+Depth is z-depth, the distance along the optical axis; it is not the length of the ray.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from dpt_jax.data.sources import raycast
+from dpt_jax.data.sources.raycast import BOX, CYLINDER, ROOM, SPHERE
+
+CLASSES: tuple[str, ...] = (
+    "wall", "floor", "ceiling", "door", "window", "picture", "rug",
+    "bed", "table", "cabinet", "lamp", "ball", "column", "plant",
+)  # fmt: skip
+"""Names of the classes; a label is an index into them."""
+
+PALETTE: np.ndarray = np.array(
+    [
+        (174, 199, 232), (140, 86, 75), (240, 240, 240), (214, 39, 40), (23, 190, 207),
+        (148, 103, 189), (247, 182, 210), (31, 119, 180), (255, 127, 14), (196, 156, 148),
+        (255, 221, 51), (227, 60, 170), (127, 127, 127), (44, 160, 44),
+    ],
+    np.uint8,
+)  # fmt: skip
+"""(len(CLASSES), 3) colours to draw label maps with."""
+
+_SPLITS = ("train", "validation")
+PLAIN, CHECKER, STRIPES, PLANKS, BRICKS, MOTTLE = range(6)
+
+# A lattice that every scene shares: the hash behind mottled paint and unequal planks.
+_LATTICE = np.random.default_rng(2020).random((64, 64), np.float32)
+
+
+class Paint(NamedTuple):
+    """Two linear RGB colours mixed by a pattern of `scale` metres; `glow` is light given off."""
+
+    first: np.ndarray
+    second: np.ndarray
+    pattern: int
+    scale: float
+    glow: float = 0.0
+
+
+class Part(NamedTuple):
+    """One solid of a piece: kind, centre and half extents in the piece's axes (metres), paint."""
+
+    kind: int
+    centre: tuple[float, float, float]
+    half: tuple[float, float, float]
+    paint: Paint
+
+
+class Scene(NamedTuple):
+    """What is needed to draw one picture; `label` and `paints` have one entry per solid."""
+
+    solids: raycast.Solids
+    label: np.ndarray
+    paints: list[Paint]
+    camera: raycast.Camera
+    lights: np.ndarray  # (2, 3) metres; only the first casts shadows
+    power: np.ndarray  # (2,)
+    ambient: float
+    tone: np.ndarray  # (3,) exposure times white balance
+
+
+# Class: hue, saturation and value ranges, patterns, and range of the pattern's scale in metres.
+_LOOKS: dict[str, tuple] = {
+    "wall": ((0, 1), (0, 0.4), (0.4, 0.9), (PLAIN, MOTTLE, BRICKS, STRIPES), (0.12, 0.35)),
+    "floor": ((0.04, 0.14), (0.1, 0.65), (0.2, 0.7), (PLANKS, CHECKER, MOTTLE), (0.15, 0.6)),
+    "ceiling": ((0, 1), (0, 0.15), (0.65, 0.95), (PLAIN, PLAIN, MOTTLE, PLANKS), (0.3, 0.6)),
+    "door": ((0.03, 0.13), (0.1, 0.7), (0.25, 0.85), (PLAIN, PLANKS, MOTTLE), (0.1, 0.3)),
+    "window": ((0.5, 0.62), (0.05, 0.5), (0.6, 0.95), (PLAIN, MOTTLE), (0.3, 0.8)),
+    "picture": ((0, 1), (0.3, 0.9), (0.2, 0.9), (MOTTLE, CHECKER, STRIPES), (0.06, 0.2)),
+    "rug": ((0, 1), (0.3, 0.9), (0.2, 0.8), (CHECKER, STRIPES, MOTTLE, PLAIN), (0.1, 0.3)),
+    "bed": ((0, 1), (0.05, 0.6), (0.4, 0.95), (PLAIN, STRIPES, CHECKER, MOTTLE), (0.1, 0.3)),
+    "table": ((0.04, 0.13), (0.2, 0.7), (0.2, 0.75), (PLANKS, PLAIN, MOTTLE), (0.1, 0.2)),
+    "cabinet": ((0, 1), (0, 0.6), (0.2, 0.9), (PLAIN, PLANKS, MOTTLE), (0.15, 0.4)),
+    "lamp": ((0.08, 0.18), (0.05, 0.6), (0.6, 1.0), (PLAIN, STRIPES), (0.05, 0.1)),
+    "ball": ((0, 1), (0.5, 1), (0.4, 0.95), (PLAIN, STRIPES, CHECKER), (0.1, 0.25)),
+    "column": ((0, 1), (0, 0.35), (0.4, 0.9), (PLAIN, MOTTLE, BRICKS), (0.1, 0.25)),
+    "plant": ((0.2, 0.42), (0.35, 0.9), (0.2, 0.65), (MOTTLE,), (0.05, 0.12)),
+}
+
+
+def _paint(rng: np.random.Generator, name: str, glow: float = 0.0) -> Paint:
+    hues, saturations, values, patterns, scales = _LOOKS[name]
+    if rng.random() < 0.2:  # Any class may take any colour: colour alone must not tell it.
+        hues, saturations = (0, 1), (0, 0.9)
+
+    draws = rng.random((3, 3)).tolist()
+    ranges = (hues, saturations, values)
+    hsvs = [[a + (b - a) * t for (a, b), t in zip(ranges, row, strict=True)] for row in draws[:2]]
+    first, other = (np.array(colorsys.hsv_to_rgb(*hsv)) for hsv in hsvs)
+    pick, blend, size = draws[2]
+    pattern = patterns[int(pick * len(patterns))]
+    if pattern == PLAIN:
+        second = first
+    elif pattern in (PLANKS, BRICKS):
+        second = first * (0.3 + 0.4 * blend)
+    else:
+        second = other + (first - other) * 0.7 * blend
+    scale = scales[0] + (scales[1] - scales[0]) * size
+    return Paint(first**2, second**2, pattern, scale, glow)
+
+
+def _leg(x: float, y: float, low: float, high: float, radius: float, paint: Paint) -> Part:
+    half = (radius, radius, (high - low) / 2)
+    return Part(CYLINDER, (x, y, (low + high) / 2), half, paint)
+
+
+def _block(x: float, y: float, low: float, high: float, w: float, d: float, paint: Paint) -> Part:
+    return Part(BOX, (x, y, (low + high) / 2), (w, d, (high - low) / 2), paint)
+
+
+def _door(rng: np.random.Generator, _: float) -> list[Part]:
+    width, height = rng.uniform(0.4, 0.5), rng.uniform(1.95, 2.1)
+    frame, leaf = _paint(rng, "door"), _paint(rng, "door")
+    knob = Part(SPHERE, (0.8 * width, 0.09, 1.0), (0.04, 0.04, 0.04), frame)
+    return [
+        _block(0, 0, 0, height + 0.09, width + 0.09, 0.03, frame),
+        _block(0, 0, 0, height, width, 0.05, leaf),
+        knob,
+    ]
+
+
+def _window(rng: np.random.Generator, _: float) -> list[Part]:
+    width, low, high = rng.uniform(0.45, 0.9), rng.uniform(0.7, 1.0), rng.uniform(1.75, 2.1)
+    frame, glass = _paint(rng, "ceiling"), _paint(rng, "window", glow=rng.uniform(0.2, 1.5))
+    pane = width / 2 - 0.03
+    return [
+        _block(0, 0, low - 0.07, high + 0.07, width + 0.07, 0.04, frame),
+        _block(-width / 2, 0, low, high, pane, 0.045, glass),
+        _block(width / 2, 0, low, high, pane, 0.045, glass),
+    ]
+
+
+def _picture(rng: np.random.Generator, _: float) -> list[Part]:
+    width, height, middle = *rng.uniform(0.25, 0.6, 2), rng.uniform(1.4, 1.65)
+    low, high = middle - height, middle + height
+    return [
+        _block(0, 0, low - 0.05, high + 0.05, width + 0.05, 0.02, _paint(rng, "table")),
+        _block(0, 0, low, high, width, 0.025, _paint(rng, "picture")),
+    ]
+
+
+def _rug(rng: np.random.Generator, _: float) -> list[Part]:
+    width, length = rng.uniform(0.6, 1.5), rng.uniform(0.5, 1.1)
+    border, field = _paint(rng, "rug"), _paint(rng, "rug")
+    return [
+        _block(0, 0, 0, 0.012, width, length, border),
+        _block(0, 0, 0, 0.016, width - 0.12, length - 0.12, field),
+    ]
+
+
+def _bed(rng: np.random.Generator, _: float) -> list[Part]:
+    width, top, board = rng.uniform(0.45, 0.9), rng.uniform(0.42, 0.58), rng.uniform(0.8, 1.15)
+    wood, cover, linen = _paint(rng, "table"), _paint(rng, "bed"), _paint(rng, "ceiling")
+    parts = [
+        _block(0, -1.0, 0, board, width + 0.05, 0.04, wood),
+        _block(0, 0, 0, top - 0.2, width, 0.97, wood),
+        _block(0, 0, top - 0.2, top, width - 0.02, 0.95, cover),
+    ]
+    pillows = 2 if width > 0.65 else 1
+    for side in np.linspace(-0.5, 0.5, pillows) * width if pillows > 1 else [0.0]:
+        half = (0.42 * width if pillows > 1 else 0.3, 0.2, 0.08)
+        parts.append(Part(SPHERE, (side, -0.68, top + 0.04), half, linen))
+    return parts
+
+
+def _table(rng: np.random.Generator, _: float) -> list[Part]:
+    width, depth = rng.uniform(0.45, 0.95), rng.uniform(0.35, 0.5)
+    height, leg = rng.uniform(0.68, 0.8), rng.uniform(0.035, 0.06)
+    top, wood = _paint(rng, "table"), _paint(rng, "table")
+    x, y = width - leg - 0.03, depth - leg - 0.03
+    return [_block(0, 0, height - 0.06, height, width, depth, top)] + [
+        _block(a * x, b * y, 0, height - 0.06, leg, leg, wood) for a in (-1, 1) for b in (-1, 1)
+    ]
+
+
+def _cabinet(rng: np.random.Generator, _: float) -> list[Part]:
+    width, depth, height = rng.uniform(0.35, 0.8), rng.uniform(0.2, 0.3), rng.uniform(0.8, 2.0)
+    body, front = _paint(rng, "cabinet"), _paint(rng, "cabinet")
+    leaves = 2 if width > 0.45 else 1
+    leaf = width / leaves - 0.025
+    return [_block(0, 0, 0, height, width, depth, body)] + [
+        _block((2 * k + 1 - leaves) * width / leaves, depth, 0.08, height - 0.05, leaf, 0.02, front)
+        for k in range(leaves)
+    ]
+
+
+def _lamp(rng: np.random.Generator, _: float) -> list[Part]:
+    height, radius, drop = rng.uniform(1.3, 1.75), rng.uniform(0.17, 0.28), rng.uniform(0.13, 0.2)
+    metal, shade = _paint(rng, "cabinet"), _paint(rng, "lamp", glow=rng.choice([0.1, 0.7]))
+    kind = int(rng.choice([CYLINDER, SPHERE]))
+    head = Part(kind, (0, 0, height - drop), (radius, radius, max(drop, 0.7 * radius)), shade)
+    return [
+        _leg(0, 0, 0, 0.05, 0.18, metal),
+        _leg(0, 0, 0, height - drop, 0.035, metal),
+        head,
+    ]
+
+
+def _ball(rng: np.random.Generator, _: float) -> list[Part]:
+    radius = rng.uniform(0.26, 0.45)
+    return [Part(SPHERE, (0, 0, radius), (radius, radius, radius), _paint(rng, "ball"))]
+
+
+def _column(rng: np.random.Generator, ceiling: float) -> list[Part]:
+    radius = rng.uniform(0.14, 0.28)
+    shaft, ends = _paint(rng, "column"), _paint(rng, "column")
+    edge = radius + 0.06
+    return [
+        _leg(0, 0, 0, ceiling, radius, shaft),
+        _block(0, 0, 0, 0.15, edge, edge, ends),
+        _block(0, 0, ceiling - 0.15, ceiling, edge, edge, ends),
+    ]
+
+
+def _plant(rng: np.random.Generator, _: float) -> list[Part]:
+    radius, pot = rng.uniform(0.14, 0.22), rng.uniform(0.28, 0.42)
+    parts = [
+        _leg(0, 0, 0, pot, radius, _paint(rng, "cabinet")),
+        _leg(0, 0, pot, pot + 0.4, 0.035, _paint(rng, "table")),
+    ]
+    leaves = _paint(rng, "plant")
+    for turn in np.arange(4) * 1.7 + rng.uniform(0, 6):
+        out, high, size = rng.uniform(0.08, 0.2), rng.uniform(0.25, 0.75), rng.uniform(0.18, 0.28)
+        centre = (out * math.cos(turn), out * math.sin(turn), pot + high)
+        parts.append(Part(SPHERE, centre, (size, size, 1.1 * size), leaves))
+    return parts
+
+
+Plan = tuple[float, float, float, float]  # What a piece covers: low x, low y, high x, high y.
+_Build = Callable[[np.random.Generator, float], list[Part]]
+# Builder, most copies in a room, and probability to stand against a wall. The order is the order
+# of placing: what needs most room comes first.
+_FURNITURE: dict[str, tuple[_Build, int, float]] = {
+    "bed": (_bed, 1, 0.8),
+    "cabinet": (_cabinet, 1, 0.9),
+    "table": (_table, 2, 0.3),
+    "column": (_column, 1, 0.0),
+    "plant": (_plant, 2, 0.0),
+    "lamp": (_lamp, 2, 0.0),
+    "ball": (_ball, 2, 0.0),
+}
+
+
+def _stand(
+    rng: np.random.Generator, parts: list[Part], room: list[float], backed: bool
+) -> tuple[float, tuple[float, float], Plan]:
+    """Draws a yaw and a place on the floor, against a wall or anywhere, and its plan."""
+    wide = max(abs(part.centre[0]) + part.half[0] for part in parts)
+    deep = max(abs(part.centre[1]) + part.half[1] for part in parts)
+    quarter, turn, *spots = rng.random(4).tolist()
+    quarter = int(4 * quarter)
+    yaw = quarter * math.pi / 2 if backed else turn * 2 * math.pi
+    cosine, sine = abs(math.cos(yaw)), abs(math.sin(yaw))
+    reach = (cosine * wide + sine * deep, sine * wide + cosine * deep)
+    free = [room[k] / 2 - reach[k] for k in range(2)]
+    place = [(2 * spots[k] - 1) * max(free[k], 0.0) for k in range(2)]
+    if backed:
+        axis = 1 - quarter % 2
+        place[axis] = -free[axis] if quarter in (0, 3) else free[axis]
+    plan = (place[0] - reach[0], place[1] - reach[1], place[0] + reach[0], place[1] + reach[1])
+    return yaw, (place[0], place[1]), plan
+
+
+def sample_scene(rng: np.random.Generator) -> Scene:
+    """Draws a scene; the generator is left where per-pixel noise may be drawn from it."""
+    room = [*np.exp(rng.uniform(math.log(3.0), math.log(9.0), 2)).tolist(), rng.uniform(2.4, 3.3)]
+    half = np.array(room) / 2
+    eye = np.append(rng.uniform(-1, 1, 2) * (half[:2] - 0.55), rng.uniform(0.8, 1.9))
+    lamp = np.append(rng.uniform(-0.7, 0.7, 2) * half[:2], room[2] - 0.15)
+
+    middle = (0.0, 0.0, half[2])
+    wall, accent = _paint(rng, "wall"), _paint(rng, "wall")
+    walls = [wall] * 4
+    walls[int(rng.integers(4))] = accent
+    faces = [*walls, _paint(rng, "floor"), _paint(rng, "ceiling")]
+    rows = [(ROOM, middle, tuple(half), 0.0, paint) for paint in faces]
+    labels = [0, 0, 0, 0, 1, 2]
+
+    def add(name: str, parts: list[Part], yaw: float, place: tuple[float, float]) -> None:
+        cosine, sine = math.cos(yaw), math.sin(yaw)
+        for kind, (x, y, z), half, paint in parts:
+            centre = (place[0] + cosine * x - sine * y, place[1] + sine * x + cosine * y, z)
+            rows.append((kind, centre, half, yaw, paint))
+            labels.append(CLASSES.index(name))
+
+    # The camera and the light need room as furniture does.
+    taken: list[Plan] = [
+        (x - gap, y - gap, x + gap, y + gap) for (x, y, _), gap in ((eye, 0.45), (lamp, 0.05))
+    ]
+    hung: list[Plan] = []
+    targets: list[tuple[float, float]] = []
+
+    decor = [(_door, "door", (1, 2)), (_window, "window", (1, 3)), (_picture, "picture", (1, 4))]
+    for build, name, (least, most) in decor:
+        for _ in range(rng.integers(least, most + 1)):
+            parts = build(rng, room[2])
+            for _ in range(4):
+                yaw, place, plan = _stand(rng, parts, room, backed=True)
+                if not _overlaps(plan, hung, 0.15):
+                    add(name, parts, yaw, place)
+                    hung.append(plan)
+                    targets.append(place)
+                    if name == "door":  # A door must open: keep its front clear.
+                        taken.append((plan[0] - 0.4, plan[1] - 0.4, plan[2] + 0.4, plan[3] + 0.4))
+                    break
+    if rng.random() < 0.8:
+        parts = _rug(rng, room[2])
+        yaw, place, plan = _stand(rng, parts, room, backed=False)
+        if _inside(plan, room):
+            add("rug", parts, yaw, place)
+            targets.append(place)
+    names = [name for name, (_, copies, _) in _FURNITURE.items() for _ in range(copies)]
+    for k in np.sort(rng.permutation(len(names))[: rng.integers(5, 8)]):
+        name = names[k]
+        build, _, backing = _FURNITURE[name]
+        parts = build(rng, room[2])
+        backed = rng.random() < backing
+        for _ in range(12):
+            yaw, place, plan = _stand(rng, parts, room, backed)
+            if _inside(plan, room) and not _overlaps(plan, taken, 0.05):
+                add(name, parts, yaw, place)
+                taken.append(plan)
+                targets += [place, place]
+                break
+
+    yaws = rng.uniform(0, 2 * math.pi, 6)
+    offsets = np.array(targets) - eye[:2]
+    bearing = np.arctan2(-offsets[:, 0], offsets[:, 1])
+    off = np.abs((bearing - yaws[:, None] + math.pi) % (2 * math.pi) - math.pi)
+    busiest = int((off < 0.5).sum(axis=1).argmax())
+    # Mostly look where there is something to see, but leave blank walls in the set.
+    yaw = yaws[busiest] if rng.random() < 0.8 else yaws[0]
+    pitch = float(np.clip(rng.normal(-0.15, 0.2), -0.7, 0.35))
+    camera = raycast.Camera.looking(eye, yaw, pitch, rng.normal(0, 0.035))
+
+    lights = np.stack([lamp, eye + rng.uniform(-0.3, 0.3, 3)])
+    tone = rng.uniform(0.2, 0.38) * rng.uniform(0.85, 1.15, 3)
+    kinds, centres, halves, turns, paints = zip(*rows, strict=True)
+    solids = raycast.Solids(np.array(kinds), np.array(centres), np.array(halves), np.array(turns))
+    power = np.array([rng.uniform(0.7, 1.5), rng.uniform(0.0, 0.4)])
+    ambient = rng.uniform(0.25, 0.5)
+    return Scene(
+        solids, np.array(labels, np.uint8), list(paints), camera, lights, power, ambient, tone
+    )
+
+
+def _inside(plan: Plan, room: list[float]) -> bool:
+    edge = 1e-6  # What stands against a wall touches it, up to rounding.
+    return all(abs(end) <= room[k % 2] / 2 + edge for k, end in enumerate(plan))
+
+
+def _overlaps(plan: Plan, others: list[Plan], gap: float) -> bool:
+    return any(
+        plan[0] < o[2] + gap and o[0] < plan[2] + gap and plan[1] < o[3] + gap
+        and o[1] < plan[3] + gap
+        for o in others
+    )  # fmt: skip
+
+
+def _lattice(column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    return _LATTICE[column.astype(np.int32) & 63, row.astype(np.int32) & 63]
+
+
+def _pattern(kind: int, along: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Gives the share of the second colour, from coordinates in units of the pattern's scale."""
+    column, row = np.floor(along), np.floor(up)
+    if kind == CHECKER:
+        return (column + row) % 2
+    if kind == STRIPES:
+        return column % 2
+    if kind == PLANKS:
+        board = _lattice(np.floor(along / 6 + row / 3), row)
+        return np.where(up - row < 0.06, np.float32(1.0), 0.6 * board)
+    if kind == BRICKS:
+        brick = along / 2 + (row % 2) / 2
+        joint = (up - row < 0.12) | (brick - np.floor(brick) < 0.06)
+        return np.where(joint, np.float32(1.0), 0.4 * _lattice(np.floor(brick), row))
+    x, y = along - column, up - row
+    x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)
+    low = _lattice(column, row) * (1 - x) + _lattice(column + 1, row) * x
+    high = _lattice(column, row + 1) * (1 - x) + _lattice(column + 1, row + 1) * x
+    return low * (1 - y) + high * y
+
+
+def render(scene: Scene, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws a scene without sensor noise.
+
+    Args:
+        scene: The scene.
+        size: (height, width) in pixels.
+
+    Returns:
+        (3, height, width) float32 linear radiance, 1 being white after exposure; (height, width)
+        float32 z-depth, metres; (height, width) uint8 labels.
+    """
+    solids, camera = scene.solids, scene.camera
+    depth, seen = raycast.trace(solids, camera, size)
+    rays = camera.rotation.astype(np.float32) @ raycast.pixel_rays(size).reshape(3, -1)
+    surface = seen.ravel()
+    points = rays * depth.ravel() + camera.position.astype(np.float32)[:, None]
+    normal, along, up = raycast.surface_frame(solids, surface, points)
+
+    firsts, seconds, patterns, scales, glows = zip(*scene.paints, strict=True)
+    scale = np.array(scales, np.float32).take(surface)
+    pattern = np.array(patterns).take(surface)
+    mix = np.full(surface.shape, 0.5, np.float32)
+    for kind in range(CHECKER, MOTTLE + 1):
+        some = np.flatnonzero(pattern == kind)
+        mix[some] = _pattern(kind, along[some] / scale[some], up[some] / scale[some])
+    # Patterns finer than the pixel grid would alias: let them fade into their mean.
+    fade = np.minimum(0.35 * size[1] * scale / depth.ravel(), 1.0)
+    mix = 0.5 + (mix - 0.5) * fade
+    first = np.array(firsts, np.float32)
+    step = np.array(seconds, np.float32) - first
+    albedo = first.T.take(surface, axis=1) + step.T.take(surface, axis=1) * mix
+
+    # Where two faces of the room meet, less of the light that comes from everywhere arrives. The
+    # distance to the meeting line is the second smallest of those to the nearest face per axis.
+    middle, half = (table[0].astype(np.float32) for table in (solids.centre, solids.half))
+    x, y, z = half[:, None] - np.abs(points - middle[:, None])
+    corner = np.maximum(np.minimum(x, y), np.minimum(np.maximum(x, y), z))
+    light = scene.ambient * (1.0 - 0.5 * np.exp(corner * -4.0)) * (0.85 + 0.15 * normal[2])
+    # Thin legs and poles are left out: their shadows cost much and show little.
+    casters = np.flatnonzero(
+        (np.sort(solids.half, axis=1)[:, 1] > 0.1) & (scene.label >= CLASSES.index("bed"))
+    )
+    for index, (place, power) in enumerate(zip(scene.lights, scene.power, strict=True)):
+        toward = place.astype(np.float32)[:, None] - points
+        square = (toward * toward).sum(axis=0)
+        facing = np.maximum((toward * normal).sum(axis=0), 0.0)
+        lit = facing * np.float32(power) / (np.sqrt(square) * (0.5 + 0.12 * square))
+        if index == 0:
+            some = np.flatnonzero(lit > 0.02)
+            dark = raycast.shadowed(solids, casters, place, points.take(some, axis=1))
+            lit[some[dark]] *= 0.15
+        light += lit
+    light += np.array(glows, np.float32).take(surface)
+    radiance = albedo * light
+    exposure = (scene.tone / radiance.mean()).astype(np.float32)
+    image = (radiance * exposure[:, None]).reshape(3, *size)
+    return image, depth, scene.label.take(seen)
+
+
+class Rooms:
+    """The data set: example `index` of a split is a function of seed, split and index alone.
+
+    An example's scene does not depend on the size it is drawn at, nor on the data set's length.
+
+    Attributes:
+        classes: Class names; labels index them.
+        palette: (len(classes), 3) uint8 colours to draw labels with.
+    """
+
+    classes = CLASSES
+    palette = PALETTE
+
+    def __init__(self, *, split: str, size: tuple[int, int], length: int, seed: int = 0):
+        """Makes a data set.
+
+        Args:
+            split: "train" or "validation"; the two share no scene.
+            size: (height, width) in pixels, each at least 16.
+            length: Number of examples, at least 1.
+            seed: Non-negative seed of all scenes.
+
+        Raises:
+            ValueError: For a split, size, length or seed out of range.
+        """
+        if split not in _SPLITS:
+            raise ValueError(f"split must be 'train' or 'validation', not {split!r}")
+        if min(size) < 16:
+            raise ValueError(f"size must be at least 16 pixels each way, not {size}")
+        if length < 1:
+            raise ValueError(f"length must be at least 1, not {length}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, not {seed}")
+        self.split = split
+        self.size = (int(size[0]), int(size[1]))
+        self.length = length
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Draws one example.
+
+        Args:
+            index: In [0, len).
+
+        Returns:
+            "image": (height, width, 3) uint8 sRGB-like; "depth": (height, width) float32 z-depth,
+            metres, positive everywhere; "label": (height, width) uint8 class indices.
+
+        Raises:
+            IndexError: Outside [0, len).
+        """
+        if not 0 <= index < self.length:
+            raise IndexError(f"index {index} is outside [0, {self.length})")
+        rng = np.random.default_rng((self.seed, _SPLITS.index(self.split), index))
+        scene = sample_scene(rng)
+        radiance, depth, label = render(scene, self.size)
+        image = np.sqrt(radiance)  # A display gamma of 2.
+        image += 0.012 * rng.standard_normal(image.shape, np.float32)
+        image = np.clip(image * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
+        return {
+            "image": np.ascontiguousarray(image.transpose(1, 2, 0)),
+            "depth": depth,
+            "label": label,
+        }
+
+    def name(self, index: int) -> str:
+        """Gives the name that an example is stored and reported under."""
+        return f"rooms/{self.split}/{index:08d}"

@@ -223,9 +223,7 @@ def rectangles(solids: Solids, camera: Camera, size: tuple[int, int]) -> np.ndar
     return np.stack([start[:, 1], stop[:, 1], start[:, 0], stop[:, 0]], axis=1).astype(int)
 
 
-def trace(
-    solids: Solids, camera: Camera, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def trace(solids: Solids, camera: Camera, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Finds the nearest surface in every pixel.
 
     Args:
@@ -275,8 +273,10 @@ def surface_frame(
 
     Returns:
         (3, ...) unit normals in the world, facing the free side, and (...) and (...) the two
-        coordinates on the surface, metres; the second is height on every upright face.
+        coordinates on the surface, metres from the solid's centre; on every upright face the second
+        is the height.
     """
+
     def of(table: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(table.T, np.float32).take(surface, axis=-1)
 

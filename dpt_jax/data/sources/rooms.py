@@ -81,26 +81,26 @@ class Scene(NamedTuple):
 
 # Class: hue, saturation and value ranges, patterns, and range of the pattern's scale in metres.
 _LOOKS: dict[str, tuple] = {
-    "wall": ((0, 1), (0, 0.4), (0.4, 0.9), (PLAIN, MOTTLE, BRICKS, STRIPES), (0.12, 0.35)),
-    "floor": ((0.04, 0.14), (0.1, 0.65), (0.2, 0.7), (PLANKS, CHECKER, MOTTLE), (0.15, 0.6)),
-    "ceiling": ((0, 1), (0, 0.15), (0.65, 0.95), (PLAIN, PLAIN, MOTTLE, PLANKS), (0.3, 0.6)),
-    "door": ((0.03, 0.13), (0.1, 0.7), (0.25, 0.85), (PLAIN, PLANKS, MOTTLE), (0.1, 0.3)),
-    "window": ((0.5, 0.62), (0.05, 0.5), (0.6, 0.95), (PLAIN, MOTTLE), (0.3, 0.8)),
-    "picture": ((0, 1), (0.3, 0.9), (0.2, 0.9), (MOTTLE, CHECKER, STRIPES), (0.06, 0.2)),
-    "rug": ((0, 1), (0.3, 0.9), (0.2, 0.8), (CHECKER, STRIPES, MOTTLE, PLAIN), (0.1, 0.3)),
-    "bed": ((0, 1), (0.05, 0.6), (0.4, 0.95), (PLAIN, STRIPES, CHECKER, MOTTLE), (0.1, 0.3)),
-    "table": ((0.04, 0.13), (0.2, 0.7), (0.2, 0.75), (PLANKS, PLAIN, MOTTLE), (0.1, 0.2)),
-    "cabinet": ((0, 1), (0, 0.6), (0.2, 0.9), (PLAIN, PLANKS, MOTTLE), (0.15, 0.4)),
-    "lamp": ((0.08, 0.18), (0.05, 0.6), (0.6, 1.0), (PLAIN, STRIPES), (0.05, 0.1)),
-    "ball": ((0, 1), (0.5, 1), (0.4, 0.95), (PLAIN, STRIPES, CHECKER), (0.1, 0.25)),
-    "column": ((0, 1), (0, 0.35), (0.4, 0.9), (PLAIN, MOTTLE, BRICKS), (0.1, 0.25)),
-    "plant": ((0.2, 0.42), (0.35, 0.9), (0.2, 0.65), (MOTTLE,), (0.05, 0.12)),
+    "wall": ((0, 1), (0, 0.28), (0.55, 0.95), (PLAIN, MOTTLE, BRICKS, STRIPES), (0.15, 0.35)),
+    "floor": ((0.04, 0.14), (0.2, 0.65), (0.2, 0.65), (PLANKS, CHECKER, MOTTLE), (0.15, 0.6)),
+    "ceiling": ((0, 1), (0, 0.1), (0.75, 0.98), (PLAIN, PLAIN, MOTTLE, PLANKS), (0.3, 0.6)),
+    "door": ((-0.02, 0.08), (0.4, 0.85), (0.3, 0.75), (PLAIN, PLANKS, MOTTLE), (0.1, 0.3)),
+    "window": ((0.5, 0.62), (0.15, 0.5), (0.7, 1.0), (PLAIN, MOTTLE), (0.3, 0.8)),
+    "picture": ((0, 1), (0.4, 1.0), (0.3, 1.0), (MOTTLE, CHECKER, STRIPES), (0.06, 0.2)),
+    "rug": ((0.82, 1.02), (0.4, 0.9), (0.25, 0.8), (CHECKER, STRIPES, MOTTLE), (0.1, 0.3)),
+    "bed": ((0.55, 0.75), (0.2, 0.7), (0.4, 0.95), (PLAIN, STRIPES, CHECKER), (0.1, 0.3)),
+    "table": ((0.06, 0.13), (0.4, 0.9), (0.25, 0.75), (PLANKS, PLAIN, MOTTLE), (0.1, 0.2)),
+    "cabinet": ((0.4, 0.55), (0.15, 0.6), (0.25, 0.75), (PLAIN, PLANKS, MOTTLE), (0.15, 0.4)),
+    "lamp": ((0.1, 0.17), (0.2, 0.7), (0.8, 1.0), (PLAIN, STRIPES), (0.05, 0.1)),
+    "ball": ((0, 1), (0.7, 1), (0.55, 1.0), (PLAIN, STRIPES, CHECKER), (0.1, 0.25)),
+    "column": ((0, 1), (0, 0.2), (0.3, 0.7), (PLAIN, MOTTLE, BRICKS), (0.1, 0.25)),
+    "plant": ((0.22, 0.4), (0.4, 0.9), (0.2, 0.65), (MOTTLE,), (0.05, 0.12)),
 }
 
 
 def _paint(rng: np.random.Generator, name: str, glow: float = 0.0) -> Paint:
     hues, saturations, values, patterns, scales = _LOOKS[name]
-    if rng.random() < 0.2:  # Any class may take any colour: colour alone must not tell it.
+    if rng.random() < 0.12:  # Any class may take any colour: colour alone must not tell it.
         hues, saturations = (0, 1), (0, 0.9)
 
     draws = rng.random((3, 3)).tolist()
@@ -131,17 +131,16 @@ def _block(x: float, y: float, low: float, high: float, w: float, d: float, pain
 def _door(rng: np.random.Generator, _: float) -> list[Part]:
     width, height = rng.uniform(0.4, 0.5), rng.uniform(1.95, 2.1)
     frame, leaf = _paint(rng, "door"), _paint(rng, "door")
-    knob = Part(SPHERE, (0.8 * width, 0.09, 1.0), (0.04, 0.04, 0.04), frame)
     return [
-        _block(0, 0, 0, height + 0.09, width + 0.09, 0.03, frame),
-        _block(0, 0, 0, height, width, 0.05, leaf),
-        knob,
+        _block(0, -0.06, 0, height + 0.09, width + 0.09, 0.03, frame),
+        _block(0, -0.045, 0, height, width, 0.045, leaf),
+        Part(SPHERE, (0.8 * width, 0.03, 1.0), (0.04, 0.04, 0.04), frame),
     ]
 
 
 def _window(rng: np.random.Generator, _: float) -> list[Part]:
     width, low, high = rng.uniform(0.45, 0.9), rng.uniform(0.7, 1.0), rng.uniform(1.75, 2.1)
-    frame, glass = _paint(rng, "ceiling"), _paint(rng, "window", glow=rng.uniform(0.2, 1.5))
+    frame, glass = _paint(rng, "ceiling"), _paint(rng, "window", glow=rng.uniform(0.3, 1.5))
     pane = width / 2 - 0.03
     return [
         _block(0, 0, low - 0.07, high + 0.07, width + 0.07, 0.04, frame),
@@ -172,8 +171,8 @@ def _bed(rng: np.random.Generator, _: float) -> list[Part]:
     width, top, board = rng.uniform(0.45, 0.9), rng.uniform(0.42, 0.58), rng.uniform(0.8, 1.15)
     wood, cover, linen = _paint(rng, "table"), _paint(rng, "bed"), _paint(rng, "ceiling")
     parts = [
-        _block(0, -1.0, 0, board, width + 0.05, 0.04, wood),
-        _block(0, 0, 0, top - 0.2, width, 0.97, wood),
+        _block(0, -0.95, 0, board, width + 0.05, 0.05, wood),
+        _block(0, 0, 0, top - 0.2, width, 0.98, wood),
         _block(0, 0, top - 0.2, top, width - 0.02, 0.95, cover),
     ]
     pillows = 2 if width > 0.65 else 1
@@ -198,15 +197,16 @@ def _cabinet(rng: np.random.Generator, _: float) -> list[Part]:
     body, front = _paint(rng, "cabinet"), _paint(rng, "cabinet")
     leaves = 2 if width > 0.45 else 1
     leaf = width / leaves - 0.025
-    return [_block(0, 0, 0, height, width, depth, body)] + [
-        _block((2 * k + 1 - leaves) * width / leaves, depth, 0.08, height - 0.05, leaf, 0.02, front)
-        for k in range(leaves)
-    ]
+    parts = [_block(0, -0.01, 0, height, width, depth, body)]
+    for k in range(leaves):
+        x = (2 * k + 1 - leaves) * width / leaves
+        parts.append(_block(x, depth - 0.01, 0.08, height - 0.05, leaf, 0.02, front))
+    return parts
 
 
 def _lamp(rng: np.random.Generator, _: float) -> list[Part]:
     height, radius, drop = rng.uniform(1.3, 1.75), rng.uniform(0.17, 0.28), rng.uniform(0.13, 0.2)
-    metal, shade = _paint(rng, "cabinet"), _paint(rng, "lamp", glow=rng.choice([0.1, 0.7]))
+    metal, shade = _paint(rng, "cabinet"), _paint(rng, "lamp", glow=float(rng.choice([0.1, 0.7])))
     kind = int(rng.choice([CYLINDER, SPHERE]))
     head = Part(kind, (0, 0, height - drop), (radius, radius, max(drop, 0.7 * radius)), shade)
     return [
@@ -252,11 +252,11 @@ _Build = Callable[[np.random.Generator, float], list[Part]]
 # of placing: what needs most room comes first.
 _FURNITURE: dict[str, tuple[_Build, int, float]] = {
     "bed": (_bed, 1, 0.8),
-    "cabinet": (_cabinet, 1, 0.9),
-    "table": (_table, 2, 0.3),
+    "cabinet": (_cabinet, 2, 0.9),
+    "table": (_table, 1, 0.3),
     "column": (_column, 1, 0.0),
-    "plant": (_plant, 2, 0.0),
-    "lamp": (_lamp, 2, 0.0),
+    "plant": (_plant, 1, 0.0),
+    "lamp": (_lamp, 1, 0.0),
     "ball": (_ball, 2, 0.0),
 }
 
@@ -293,14 +293,14 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     walls = [wall] * 4
     walls[int(rng.integers(4))] = accent
     faces = [*walls, _paint(rng, "floor"), _paint(rng, "ceiling")]
-    rows = [(ROOM, middle, tuple(half), 0.0, paint) for paint in faces]
+    rows: list[tuple] = [(ROOM, middle, tuple(half), 0.0, paint) for paint in faces]
     labels = [0, 0, 0, 0, 1, 2]
 
     def add(name: str, parts: list[Part], yaw: float, place: tuple[float, float]) -> None:
         cosine, sine = math.cos(yaw), math.sin(yaw)
-        for kind, (x, y, z), half, paint in parts:
+        for kind, (x, y, z), extent, paint in parts:
             centre = (place[0] + cosine * x - sine * y, place[1] + sine * x + cosine * y, z)
-            rows.append((kind, centre, half, yaw, paint))
+            rows.append((kind, centre, extent, yaw, paint))
             labels.append(CLASSES.index(name))
 
     # The camera and the light need room as furniture does.
@@ -517,7 +517,7 @@ class Rooms:
         """
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside [0, {self.length})")
-        rng = np.random.default_rng((self.seed, _SPLITS.index(self.split), index))
+        rng = np.random.default_rng((self.seed, _SPLITS.index(self.split), int(index)))
         scene = sample_scene(rng)
         radiance, depth, label = render(scene, self.size)
         image = np.sqrt(radiance)  # A display gamma of 2.

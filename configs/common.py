@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every key of a run with its default. A config file sets what its recipe changes.
+
+Any key can be set on the command line: `--config.optimizer.learning_rate=3e-4`. Keys under
+`model.backbone`, `model.neck`, `model.head` and `model.auxiliary_head` are unset here, which means "as
+`model.variant` has it" (`dpt_jax/models/variants.py`).
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def default() -> ml_collections.ConfigDict:
+    """The config that all recipes start from; lengths in steps, depths in metres, sizes in pixels."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0  # of parameters, order of examples, augmentations, dropout
+
+    c.model = ml_collections.ConfigDict()
+    c.model.variant = "dpt_base"  # dpt_large, dpt_base, dpt_tiny
+    c.model.dtype = "float32"  # computed in; or "bfloat16". Parameters are float32
+    c.model.backbone = _unset(
+        type=str,
+        hidden_size=int,
+        num_hidden_layers=int,
+        num_attention_heads=int,
+        intermediate_size=int,
+        hidden_act=str,
+        hidden_dropout_prob=float,
+        attention_probs_dropout_prob=float,
+        initializer_range=float,
+        layer_norm_eps=float,
+        image_size=int,
+        patch_size=int,
+        qkv_bias=bool,
+        out_indices=tuple,
+    )
+    c.model.neck = _unset(
+        hidden_sizes=tuple,
+        reassemble_factors=tuple,
+        readout_type=str,  # ignore, add, project
+        fusion_hidden_size=int,
+        use_batch_norm_in_fusion_residual=bool,
+        use_bias_in_fusion_residual=bool,
+        hidden_act=str,
+    )
+    c.model.head = _unset(
+        type=str,  # depth, segmentation
+        head_in_index=int,
+        add_projection=bool,  # depth
+        activation=str,  # depth: relu, sigmoid
+        max_depth=float,  # depth with sigmoid: metres
+        num_labels=int,  # segmentation
+        dropout=float,  # segmentation
+    )
+    c.model.auxiliary_head = _unset(use=bool, dropout=float, head_in_index=int)
+
+    c.data = ml_collections.ConfigDict()
+    c.data.source = "rooms"  # rooms, ade20k, rgbd
+    c.data.root = placeholder(str)  # folder of the data set
+    c.data.manifest = placeholder(str)  # rgbd: path of the manifest
+    c.data.rooms = ml_collections.ConfigDict(
+        {"size": (96, 128), "train_length": 100_000, "validation_length": 100, "seed": 0}
+    )
+    c.data.mean = (0.5, 0.5, 0.5)  # of pixels in 0..1
+    c.data.std = (0.5, 0.5, 0.5)
+    c.data.threads = 2  # that decode and augment ahead
+    c.data.augment = ml_collections.ConfigDict()  # steps run in this order; see data/transforms.py
+    c.data.augment.box = placeholder(tuple)  # top, bottom, left, right
+    c.data.augment.scale = placeholder(tuple)  # low, high
+    c.data.augment.long_side = placeholder(int)
+    c.data.augment.rotate = placeholder(float)  # degrees
+    c.data.augment.crop = placeholder(tuple)  # height, width
+    c.data.augment.cat_max_ratio = 1.0  # 0.75 in mmseg; 1 is off
+    c.data.augment.flip = 0.5
+    c.data.augment.photometric = placeholder(str)  # mmseg, bts
+
+    c.loss = ml_collections.ConfigDict()
+    c.loss.auxiliary_weight = 0.4  # segmentation
+    c.loss.name = "silog"  # depth: silog, eigen
+    c.loss.variance_focus = 0.85  # depth: lambda
+    c.loss.weight = 10.0  # depth
+    c.loss.min_depth = 1e-3  # depth: targets outside do not count
+    c.loss.max_depth = 10.0
+
+    c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.name = "adamw"  # adamw, sgd
+    c.optimizer.learning_rate = 1e-4
+    c.optimizer.schedule = "poly"  # poly, cosine
+    c.optimizer.power = 0.9  # of poly
+    c.optimizer.warmup_steps = 0
+    c.optimizer.end_factor = 0.0  # last learning rate / first
+    c.optimizer.weight_decay = 0.01
+    # Regular expressions over parameter names that are not decayed.
+    c.optimizer.no_weight_decay = (r"(bias|scale)$", r"(cls_token|position_embeddings)$")
+    # (regular expression, factor) on the learning rate; the first that matches counts.
+    c.optimizer.multipliers = ((r"^backbone/", 0.1),)
+    c.optimizer.clip_norm = placeholder(float)
+    c.optimizer.beta1 = 0.9  # adamw
+    c.optimizer.beta2 = 0.999
+    c.optimizer.eps = 1e-8
+    c.optimizer.momentum = 0.9  # sgd
+
+    c.train = ml_collections.ConfigDict()
+    c.train.steps = 1000
+    c.train.batch_size = 16  # of all devices together
+    c.train.log_every = 50
+    c.train.evaluate_every = 1000
+    c.train.checkpoint_every = 500
+    c.train.max_nonfinite = 3  # steps in a row without an update, then stop
+
+    c.eval = ml_collections.ConfigDict()
+    c.eval.batch_size = 8  # of all devices together; does not change the numbers
+    c.eval.limit = placeholder(int)  # images of the evaluations during training; None is all
+    c.eval.size = placeholder(int)  # network input; None leaves images as they are
+    c.eval.keep_aspect_ratio = True
+    c.eval.multiple_of = 32
+    c.eval.min_depth = 1e-3
+    c.eval.max_depth = 10.0
+    c.eval.baseline_images = 0  # training images for the trivial baseline; 0 leaves it out
+
+    c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})  # -1: the rest of the devices
+    return c
+
+
+def _unset(**types: type) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict({key: placeholder(kind) for key, kind in types.items()})

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints; the only file that imports orbax.
+
+    workdir/checkpoints/<step>/   the newest two, for resuming
+    workdir/best/<step>/          the one with the best score
+
+Each holds `variables` (parameters and BatchNorm statistics), which is all that evaluation reads,
+`optimizer`, and `meta` (step and best score so far). There are two managers because one that keeps the
+best deletes the newest when its score is poor. Saving is asynchronous; a checkpoint counts only once
+its commit file is written, so a run killed in between resumes from the one before.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from dpt_jax.training.step import TrainState
+
+Meta = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        workdir: of the run; `checkpoints/` and `best/` are made below it.
+    """
+
+    def __init__(self, workdir: Path):
+        # One line per saved array is not for people.
+        logging.get_absl_logger().addFilter(_not_from_orbax)
+        self._latest = _manager(workdir / "checkpoints", keep=2)
+        self._best = _manager(workdir / "best", keep=1)
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest committed checkpoint, None if there is none."""
+        return self._latest.latest_step()
+
+    def save(self, state: TrainState, step: int, meta: Meta) -> None:
+        """Saves in the background; the state may be donated right after."""
+        if step not in self._latest.all_steps():
+            self._latest.save(step, args=_save_args(state, meta))
+
+    def save_best(self, state: TrainState, step: int, meta: Meta) -> None:
+        """Saves as the best; the one before is deleted when this one is committed."""
+        # A run killed between this and its next checkpoint comes here again with the same state.
+        if step not in self._best.all_steps():
+            self._best.save(step, args=_save_args(state, meta))
+
+    def restore_latest(self, abstract_state: TrainState) -> tuple[TrainState, Meta] | None:
+        """The newest checkpoint, straight into the shardings of `abstract_state`; None without one.
+
+        Args:
+            abstract_state: ShapeDtypeStructs with shardings.
+        """
+        step = self._latest.latest_step()
+        if step is None:
+            return None
+        restored = self._latest.restore(
+            step,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardRestore(abstract_state.variables),
+                optimizer=ocp.args.StandardRestore(_optimizer(abstract_state)),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        state = TrainState(
+            step=restored.optimizer["step"],
+            params=restored.variables["params"],
+            batch_stats=restored.variables["batch_stats"],
+            opt_state=restored.optimizer["opt_state"],
+        )
+        return state, restored.meta
+
+    def close(self) -> None:
+        """Waits until everything is committed."""
+        self._latest.close()
+        self._best.close()
+
+
+def load_variables(directory: Path, abstract_variables: Any) -> tuple[Any, int]:
+    """The variables of the newest checkpoint in a `checkpoints/` or `best/` folder, and its step.
+
+    Args:
+        directory: `workdir/best` or `workdir/checkpoints`.
+        abstract_variables: ShapeDtypeStructs {"params", "batch_stats"}.
+
+    Raises:
+        FileNotFoundError: there is no committed checkpoint.
+    """
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no checkpoints: {directory} does not exist")
+    logging.get_absl_logger().addFilter(_not_from_orbax)
+    with _manager(directory, keep=None, read_only=True) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"{directory} holds no finished checkpoint")
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(variables=ocp.args.StandardRestore(abstract_variables)),
+        )
+    return restored.variables, step
+
+
+def _manager(directory: Path, keep: int | None, read_only: bool = False) -> ocp.CheckpointManager:
+    policy = checkpoint_managers.LatestN(keep) if keep else None
+    return ocp.CheckpointManager(
+        directory.absolute(),
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            atomicity_options=ocp.options.AtomicityOptions(
+                mode=ocp.options.AtomicityMode.COMMIT_FILE
+            ),
+        ),
+    )
+
+
+def _optimizer(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state}
+
+
+def _save_args(state: TrainState, meta: Meta) -> ocp.args.Composite:
+    return ocp.args.Composite(
+        variables=ocp.args.StandardSave(state.variables),
+        optimizer=ocp.args.StandardSave(_optimizer(state)),
+        meta=ocp.args.JsonSave(meta),
+    )
+
+
+def abstract_like(state: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs of a (possibly abstract) tree with these shardings."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+    )
+
+
+def _not_from_orbax(record: Any) -> bool:
+    return record.levelno >= 30 or "orbax" not in record.pathname

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run's configuration: resolved to plain data, stored, and compared when a run is resumed."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+# What may differ between the start and the resumption of a run, because no parameter depends on it.
+MAY_CHANGE = (
+    r"^train\.(log_every|evaluate_every|checkpoint_every|max_nonfinite)$",
+    r"^data\.(root|manifest|threads)$",
+    r"^eval\.",
+    r"^mesh\.",
+)
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be run; the message names the key and what was expected."""
+
+
+def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Plain nested dicts of a config; unset placeholders become None, sequences become tuples."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = json.loads(config.to_json())
+    return {k: _plain(v) for k, v in config.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_plain(v) for v in value)
+    return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train.steps": 100, ...} of nested mappings."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Checks what no other part would: that counts are positive and intervals fit together.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    train = config["train"]
+    for key in ("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every"):
+        if train[key] < 1:
+            raise ConfigError(f"config.train.{key}={train[key]} must be at least 1")
+    if train["checkpoint_every"] % train["log_every"]:
+        raise ConfigError(
+            f"config.train.checkpoint_every={train['checkpoint_every']} must be a multiple of "
+            f"config.train.log_every={train['log_every']}, so that a resumed run logs the same lines"
+        )
+    if config["model"]["head"]["type"] not in ("depth", "segmentation"):
+        raise ConfigError(
+            f"config.model.head.type {config['model']['head']['type']!r} is not depth or segmentation"
+        )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A config that `save` wrote.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
+    try:
+        return resolve(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+def save(config: Mapping[str, Any], path: Path) -> None:
+    """Stores a resolved config; a run that is killed meanwhile leaves the old file or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)
+
+
+def check_resumable(stored: Mapping[str, Any], config: Mapping[str, Any], workdir: Path) -> None:
+    """Refuses to go on with another model, data or optimizer than the run was started with.
+
+    Raises:
+        ConfigError: listing every key that differs and must not.
+    """
+    old, new = flatten(stored), flatten(config)
+    changed = [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(re.search(p, key) for p in MAY_CHANGE)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{workdir} holds a run with another configuration; use a new --workdir, or the old "
+            "settings:\n  " + "\n  ".join(changed)
+        )
+
+
+def nearest_key(config: Mapping[str, Any], key: str) -> str | None:
+    """The key of a config that an unknown dotted key most resembles; None if `key` is known."""
+    flat = flatten(config)
+    if key in flat or any(known.startswith(f"{key}.") for known in flat):
+        return None
+    last = key.rsplit(".", 1)[-1]
+    same_leaf = [known for known in flat if known.rsplit(".", 1)[-1] == last]
+    candidates: Sequence[str] = same_leaf or list(flat)
+    return difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)[0]

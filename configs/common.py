@@ -2,8 +2,8 @@
 """Every key of a run with its default. A config file sets what its recipe changes.
 
 Any key can be set on the command line: `--config.optimizer.learning_rate=3e-4`. Keys under
-`model.backbone`, `model.neck`, `model.head` and `model.auxiliary_head` are unset here, which means "as
-`model.variant` has it" (`dpt_jax/models/variants.py`).
+`model.backbone`, `model.neck`, `model.head` and `model.auxiliary_head` are unset here, which means
+"as `model.variant` has it" (`dpt_jax/models/variants.py`).
 """
 
 import ml_collections
@@ -11,7 +11,7 @@ from ml_collections.config_dict import placeholder
 
 
 def default() -> ml_collections.ConfigDict:
-    """The config that all recipes start from; lengths in steps, depths in metres, sizes in pixels."""
+    """The config that recipes start from; lengths in steps, depths in metres, sizes in pixels."""
     c = ml_collections.ConfigDict()
     c.seed = 0  # of parameters, order of examples, augmentations, dropout
 

@@ -60,8 +60,8 @@ def train_stream(
         threads: that decode and augment ahead.
 
     Yields:
-        `image` uint8 (b, h, w, 3), `label` uint8 or `depth` float32 (b, h, w), and `index` int32 (b,)
-        of each example in the source; b = batch_size / process_count.
+        `image` uint8 (b, h, w, 3), `label` uint8 or `depth` float32 (b, h, w), and `index` int32
+        (b,) of each example in the source; b = batch_size / process_count.
     """
     if batch_size % process_count:
         raise ValueError(
@@ -89,7 +89,8 @@ def _stack(examples: Sequence[Example]) -> Batch:
     shapes = {example["image"].shape for example in examples}
     if len(shapes) > 1:
         raise DatasetError(
-            f"images of one batch have different sizes {sorted(shapes)}; set --config.data.augment.crop"
+            f"images of one batch have different sizes {sorted(shapes)}; set "
+            "--config.data.augment.crop"
         )
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
 

@@ -2,9 +2,9 @@
 """Joint augmentations of an image and its targets: `transform(example, rng) -> example`.
 
 One `np.random.Generator` drives each step, and every geometric step acts on image, label and depth
-together, each with its own kernel: bilinear for colours, nearest for labels and depth (an average of
-two depths, or of depth and a hole, lies on no surface). Pixels that a step invents are black, label
-255 and depth 0, which no loss counts. Images stay uint8: they travel to the device as bytes.
+together, each with its own kernel: bilinear for colours, nearest for labels and depth (an average
+of two depths, or of depth and a hole, lies on no surface). Pixels that a step invents are black,
+label 255 and depth 0, which no loss counts. Images stay uint8: they travel to the device as bytes.
 """
 
 import dataclasses
@@ -43,7 +43,8 @@ def _resized(example: Example, size: tuple[int, int]) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Cuts rows top:bottom and columns left:right, e.g. the white border of NYUv2 (45, 472, 43, 608).
+    """Cuts rows top:bottom and columns left:right, e.g. the white border of NYUv2 (45, 472, 43,
+    608).
 
     Source: the PIL box (43, 45, 608, 472) of cleinc/bts.
     """
@@ -57,7 +58,8 @@ class Box:
         h, w = example["image"].shape[:2]
         if not (0 <= self.top < self.bottom <= h and 0 <= self.left < self.right <= w):
             raise DatasetError(
-                f"config.data.augment.box {dataclasses.astuple(self)} does not fit an image of {h} x {w}"
+                f"config.data.augment.box {dataclasses.astuple(self)} does not fit an "
+                f"image of {h} x {w}"
             )
         window = (slice(self.top, self.bottom), slice(self.left, self.right))
         return _spatial(example, lambda key, value: value[window])
@@ -70,8 +72,8 @@ class Scale:
     Depth is divided by the factor: at a fixed focal length a picture twice as large is one taken at
     half the distance (Eigen et al., arXiv 1406.2283, section 3.3).
 
-    With `long_side`, the drawn factor multiplies that many pixels for the longer side instead of the
-    image's own size (PyTorch-Encoding's recipe, which DPT used on ADE20K: 520 x [0.5, 2]).
+    With `long_side`, the drawn factor multiplies that many pixels for the longer side instead of
+    the image's own size (PyTorch-Encoding's recipe, which DPT used on ADE20K: 520 x [0.5, 2]).
     """
 
     low: float
@@ -115,8 +117,8 @@ class Crop:
         height: rows of the window.
         width: columns of the window.
         cat_max_ratio: with labels, windows are redrawn, up to ten times, until more than one class
-            is in it and none covers this share of its labelled pixels or more (mmseg: 0.75). 1 turns
-            this off.
+            is in it and none covers this share of its labelled pixels or more (mmseg: 0.75). 1
+            turns this off.
     """
 
     height: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The score of knowing nothing about the image: the floor that every number is to be read against."""
+"""The score of knowing nothing about the image: the floor that numbers are to be read against."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,12 +13,13 @@ GRID = (96, 128)
 class PixelPrior:
     """For depth the per-pixel mean, for segmentation the per-pixel most frequent class of training.
 
-    Targets of all sizes are brought to one grid of 96 x 128 (nearest) and the answer is brought to the
-    size asked for (bilinear for depth, nearest for classes). Pixels that no training image has a value
-    for get the overall mean or class.
+    Targets of all sizes are brought to one grid of 96 x 128 (nearest) and the answer is brought to
+    the size asked for (bilinear for depth, nearest for classes). Pixels that no training image has
+    a value for get the overall mean or class.
 
     Args:
-        examples: of the training split, with `depth` (metres, 0 = no value) or `label` (255 = ignored).
+        examples: of the training split, with `depth` (metres, 0 = no value) or `label` (255 =
+            ignored).
         num_classes: None for depth.
     """
 
@@ -50,7 +51,9 @@ class PixelPrior:
 
     def predict(self, size: tuple[int, int]) -> np.ndarray:
         """Depth float32 in metres, or class ids uint8, of `size` (h, w)."""
-        kernel = Image.Resampling.BILINEAR if self._num_classes is None else Image.Resampling.NEAREST
+        kernel = (
+            Image.Resampling.BILINEAR if self._num_classes is None else Image.Resampling.NEAREST
+        )
         return np.asarray(Image.fromarray(self._answer).resize(size[::-1], kernel))
 
 

@@ -4,7 +4,14 @@
 import numpy as np
 
 # Near to far, dark red to deep blue over yellow; evenly spaced, interpolated linearly.
-_DEPTH = ((95, 10, 38), (215, 66, 44), (253, 180, 98), (250, 243, 170), (92, 186, 165), (34, 62, 140))
+_DEPTH = (
+    (95, 10, 38),
+    (215, 66, 44),
+    (253, 180, 98),
+    (250, 243, 170),
+    (92, 186, 165),
+    (34, 62, 140),
+)
 _ERROR = ((12, 12, 24), (72, 20, 92), (180, 44, 84), (246, 132, 44), (252, 246, 170))
 
 NO_VALUE = (110, 110, 110)
@@ -21,7 +28,7 @@ def depth_colors(depth: np.ndarray, near: float, far: float) -> np.ndarray:
 
 
 def error_colors(error: np.ndarray, full: float) -> np.ndarray:
-    """Errors (h, w) as uint8 (h, w, 3): black at 0, bright yellow from `full` on, grey where nan."""
+    """Errors (h, w) as uint8 (h, w, 3): black at 0, yellow from `full` on, grey where nan."""
     return _blend(np.nan_to_num(error) / full, _ERROR, ~np.isnan(error))
 
 
@@ -35,7 +42,5 @@ def label_colors(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 def _blend(position: np.ndarray, anchors: tuple, valid: np.ndarray) -> np.ndarray:
     table = np.asarray(anchors, np.float64)
     x = np.clip(position, 0, 1) * (len(table) - 1)
-    colors = np.stack(
-        [np.interp(x, np.arange(len(table)), table[:, c]) for c in range(3)], axis=-1
-    )
+    colors = np.stack([np.interp(x, np.arange(len(table)), table[:, c]) for c in range(3)], axis=-1)
     return np.where(valid[..., None], colors, NO_VALUE).astype(np.uint8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture that a person can judge at a glance: image, target, prediction and error, row by row."""
+"""A picture to judge at a glance: image, target, prediction and error, row by row."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -41,9 +41,9 @@ def contact_sheet(
 ) -> Image.Image:
     """Draws panels as rows of image | target | prediction | error.
 
-    Depth targets are float arrays: target and prediction share one colour scale per row, and the error
-    is |prediction - target| / target, full at 0.5. Class ids are uint8 arrays: the error column shows
-    wrong pixels bright and ignored ones grey, and a legend lists the classes in sight.
+    Depth targets are float arrays: target and prediction share one colour scale per row, and the
+    error is |prediction - target| / target, full at 0.5. Class ids are uint8 arrays: the error
+    column shows wrong pixels bright and ignored ones grey, and a legend lists the classes in sight.
 
     Args:
         panels: at least one.
@@ -90,7 +90,7 @@ def contact_sheet(
 
 def _depth_cells(panel: Panel) -> list[np.ndarray]:
     seen = panel.target[panel.target > 0]
-    near, far = (np.percentile(seen, [2, 98]) if seen.size else (1.0, 10.0))
+    near, far = np.percentile(seen, [2, 98]) if seen.size else (1.0, 10.0)
     valid = panel.target > 0
     error = np.full(panel.target.shape, np.nan)
     error[valid] = np.abs(panel.prediction - panel.target)[valid] / panel.target[valid]
@@ -115,7 +115,9 @@ def _segmentation_cells(panel: Panel, palette: np.ndarray) -> list[np.ndarray]:
 def _legend(
     panels: Sequence[Panel], palette: np.ndarray, classes: Sequence[str]
 ) -> list[tuple[str, tuple[int, ...]]]:
-    ids = np.unique(np.concatenate([np.unique(x) for p in panels for x in (p.target, p.prediction)]))
+    ids = np.unique(
+        np.concatenate([np.unique(x) for p in panels for x in (p.target, p.prediction)])
+    )
     return [
         (classes[i] if i < len(classes) else f"class {i}", tuple(int(c) for c in palette[i]))
         for i in ids

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From bytes to predictions at the target's size, in few compiled programs.
 
-Images of one input size share a program whatever the size of their targets: the resize to the target
-is a pair of matrices that are arguments, padded to a multiple of `BUCKET`, not part of the program.
-Logits are resized and reduced to class ids on the device, a strip of rows at a time, so that neither
-150 full-size maps nor a float per class ever leaves it.
+Images of one input size share a program whatever the size of their targets: the resize to the
+target is a pair of matrices that are arguments, padded to a multiple of `BUCKET`, not part of the
+program. Logits are resized and reduced to class ids on the device, a strip of rows at a time, so
+that neither 150 full-size maps nor a float per class ever leaves it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,8 +47,8 @@ def make_predict(
 
     Returns:
         A function of the variables, uint8 images (b, h, w, 3), and the matrices rows (b, H, h') and
-        columns (b, W, w') of the resize of each output, to depth float32 (b, H, W) in the model's unit
-        or class ids uint8 (b, H, W).
+        columns (b, W, w') of the resize of each output, to depth float32 (b, H, W) in the model's
+        unit or class ids uint8 (b, H, W).
     """
 
     def predict(variables: Any, images: Array, rows: Array, columns: Array) -> Array:

@@ -32,7 +32,8 @@ def confusion_matrix(
     Pixels whose target is `ignore` count nowhere, not even as false positives.
 
     Raises:
-        ValueError: shapes differ, or an id outside 0..num_classes-1 (other than `ignore` in target).
+        ValueError: shapes differ, or an id outside 0..num_classes-1 (other than `ignore` in
+        target).
     """
     if target.shape != prediction.shape:
         raise ValueError(f"target is {target.shape}, prediction is {prediction.shape}")
@@ -104,7 +105,8 @@ def _mean(values: np.ndarray) -> float:
 def depth_scores(
     prediction: np.ndarray, target: np.ndarray, *, min_depth: float, max_depth: float
 ) -> dict[str, float] | None:
-    """Scores of one image over its valid pixels, in float64 (the formulas of BTS's `eval_with_pngs`).
+    """Scores of one image over its valid pixels, in float64 (the formulas of BTS's
+    `eval_with_pngs`).
 
     With p the prediction clamped to [min_depth, max_depth], g the target and d = ln p - ln g:
     abs_rel = mean |p - g| / g; sq_rel = mean (p - g)^2 / g, in metres; rmse, in metres; rmse_log =
@@ -155,7 +157,7 @@ class SegmentationMeter:
         self.images = 0
 
     def update(self, name: str, prediction: np.ndarray, target: np.ndarray) -> float:
-        """Adds one image of class ids (h, w) and returns its share of wrong pixels, nan if unlabelled."""
+        """Adds an image of class ids (h, w); returns its share of wrong pixels, nan if unlabelled."""
         counts = confusion_matrix(target, prediction, len(self.confusion))
         self.confusion += counts
         self.images += 1
@@ -193,7 +195,7 @@ class DepthMeter:
         self.empty: list[str] = []
 
     def update(self, name: str, prediction: np.ndarray, target: np.ndarray) -> float:
-        """Adds one image, depth in metres (h, w), and returns its abs_rel, nan without valid pixels.
+        """Adds an image, metres (h, w); returns its abs_rel, nan without valid pixels.
 
         Raises:
             ValueError: as `depth_scores`, with the image's name.

@@ -24,8 +24,8 @@ HEADS: dict[str, type[nn.Module]] = {"depth": DepthHead, "segmentation": Segment
 class DPTOutput:
     """What a DPT returns; fields that the model does not have are None.
 
-    With the usual factors and patch grid (g_h, g_w), h' = 32 * ceil(g_h / 2) and w' alike: the input
-    size when it is a multiple of 32, as in the reference model.
+    With the usual factors and patch grid (g_h, g_w), h' = 32 * ceil(g_h / 2) and w' alike: the
+    input size when it is a multiple of 32, as in the reference model.
 
     Attributes:
         depth: `b h' w'`, non-negative float32; metres or inverse relative depth, as the model was
@@ -40,7 +40,7 @@ class DPTOutput:
 
 
 class DPT(nn.Module):
-    """Backbone, neck and head. Build one with `build_model`; parts are linen modules of any make."""
+    """Backbone, neck and head, linen modules of any make. Build one with `build_model`."""
 
     backbone: nn.Module
     neck: nn.Module
@@ -52,7 +52,8 @@ class DPT(nn.Module):
 
         Args:
             pixels: float32 `b h w 3`, RGB, normalised as the checkpoint says.
-            train: dropout on (rng "dropout"), BatchNorm on batch statistics ("batch_stats" mutable).
+            train: dropout on (rng "dropout"), BatchNorm on batch statistics ("batch_stats"
+                mutable).
         """
         fused = self.neck(self.backbone(pixels, train=train), train=train)
         if isinstance(self.head, DepthHead):

@@ -10,6 +10,9 @@ from jaxtyping import Array, Float
 
 from dpt_jax.models import layers, resize
 
+# The last layer starts near zero: an even guess everywhere, whatever the scale of the features.
+_LAST = nn.initializers.normal(0.01)
+
 DepthActivation = Literal["relu", "sigmoid"]
 
 
@@ -38,7 +41,8 @@ class DepthHead(nn.Module):
     ) -> Float[Array, "b 2*h 2*w"]:
         if self.activation not in get_args(DepthActivation):
             raise ValueError(
-                f"model.head.activation {self.activation!r} is not one of {get_args(DepthActivation)}"
+                f"model.head.activation {self.activation!r} is not one of "
+                f"{get_args(DepthActivation)}"
             )
         x = fused[self.head_in_index]
         channels = x.shape[-1]
@@ -47,7 +51,9 @@ class DepthHead(nn.Module):
         x = layers.conv(channels // 2, 3, "head_0", dtype=self.dtype)(x)
         x = resize.upsample_x2(x)
         x = nn.relu(layers.conv(32, 3, "head_2", dtype=self.dtype)(x))
-        x = layers.conv(1, 1, "head_4", dtype=self.dtype)(x)[..., 0].astype(jnp.float32)
+        x = layers.conv(1, 1, "head_4", kernel_init=_LAST, dtype=self.dtype)(x)[..., 0].astype(
+            jnp.float32
+        )
         if self.activation == "sigmoid":
             return self.max_depth * jax.nn.sigmoid(x)
         return nn.relu(x)
@@ -58,7 +64,8 @@ class SegmentationHead(nn.Module):
 
     Attributes:
         num_labels: classes.
-        dropout: rate in training (`semantic_classifier_dropout`; HF fixes 0.1 in the auxiliary head).
+        dropout: rate in training (`semantic_classifier_dropout`; HF fixes 0.1 in the auxiliary
+            head).
         head_in_index: which fused map is read; 0 is the coarsest, -1 the finest.
         upsample: False in the auxiliary head.
     """
@@ -77,5 +84,6 @@ class SegmentationHead(nn.Module):
         x = layers.conv(x.shape[-1], 3, "head_0", use_bias=False, dtype=self.dtype)(x)
         x = nn.relu(layers.batch_norm(train, "head_1", self.dtype)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = layers.conv(self.num_labels, 1, "head_4", dtype=self.dtype)(x).astype(jnp.float32)
+        last = layers.conv(self.num_labels, 1, "head_4", kernel_init=_LAST, dtype=self.dtype)
+        x = last(x).astype(jnp.float32)
         return resize.upsample_x2(x) if self.upsample else x

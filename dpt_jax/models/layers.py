@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks that backbones, necks and heads share, with PyTorch's numerics where they differ from linen's.
+"""Blocks that backbones, necks and heads share, with PyTorch's numerics where they differ from
+linen's.
 
 Letters in shapes: `b` batch, `h w` rows and columns, `n` tokens, `c`/`d` channels, `k` classes.
 Channels are last everywhere. Parameters are float32; `dtype` is the type that is computed in, and
@@ -25,6 +26,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nn.silu,
     "tanh": jnp.tanh,
 }
+
+
+HE_NORMAL = nn.initializers.he_normal()
 
 
 def activation(name: str) -> Callable[[Array], Array]:
@@ -74,12 +78,13 @@ def conv(
     *,
     stride: int = 1,
     use_bias: bool = True,
+    kernel_init: nn.initializers.Initializer = HE_NORMAL,
     dtype: Dtype = jnp.float32,
 ) -> nn.Conv:
     """A square convolution padded by `kernel_size // 2` on **both** sides.
 
     linen's "SAME" pads (0, 1) at stride 2 on even sizes, which is another function than PyTorch's.
-    Decoder weights start from He's normal distribution: most feed a ReLU.
+    Weights start from He's normal distribution, because most feed a ReLU.
     """
     pad = kernel_size // 2
     return nn.Conv(
@@ -88,7 +93,7 @@ def conv(
         strides=stride,
         padding=((pad, pad), (pad, pad)),
         use_bias=use_bias,
-        kernel_init=nn.initializers.he_normal(),
+        kernel_init=kernel_init,
         dtype=dtype,
         name=name,
     )

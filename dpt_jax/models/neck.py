@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readout, reassemble and fusion: token maps in, fused feature maps out (arXiv 2103.13413, section 3).
+"""Readout, reassemble and fusion: token maps in, fused feature maps out (arXiv 2103.13413, section
+3).
 
-Written so that the arithmetic is done once where the plain form repeats it; the results are the same:
-the class token's half of the "project" readout is computed per image instead of per patch, and the
-1x1 convolution of a fusion layer runs before its upsampling (both are linear and commute).
+Written so that the arithmetic is done once where the plain form repeats it; the results are the
+same: the class token's half of the "project" readout is computed per image instead of per patch,
+and the 1x1 convolution of a fusion layer runs before its upsampling (both are linear and commute).
 """
 
 from typing import Literal, get_args
@@ -77,9 +78,9 @@ class _Reassemble(nn.Module):
                     self.hidden_act, self.dtype, name=f"readout_projects_{i}_0"
                 )(patches, cls)
             x = patches.reshape(patches.shape[0], h, w, patches.shape[-1])
-            x = _ReassembleLayer(
-                self.channels[i], self.factors[i], self.dtype, name=f"layers_{i}"
-            )(x)
+            x = _ReassembleLayer(self.channels[i], self.factors[i], self.dtype, name=f"layers_{i}")(
+                x
+            )
             maps.append(x)
         return maps
 
@@ -137,9 +138,7 @@ class _Fusion(nn.Module):
     ) -> list[Float[Array, "b h w c"]]:
         fused, x = [], None
         for j, skip in enumerate(reversed(maps)):
-            layer = _FusionLayer(
-                self.use_batch_norm, self.use_bias, self.dtype, name=f"layers_{j}"
-            )
+            layer = _FusionLayer(self.use_batch_norm, self.use_bias, self.dtype, name=f"layers_{j}")
             x = layer(skip, None, train=train) if x is None else layer(x, skip, train=train)
             fused.append(x)
         return fused
@@ -169,13 +168,12 @@ class Neck(nn.Module):
     dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, features: Features, *, train: bool = False
-    ) -> list[Float[Array, "b h w c"]]:
-        """Fused maps, coarsest first; the last has 16 * ceil(grid / 2) rows at the usual factors."""
+    def __call__(self, features: Features, *, train: bool = False) -> list[Float[Array, "b h w c"]]:
+        """Fused maps, coarsest first; the last has 16 * ceil(grid / 2) rows at usual factors."""
         if self.readout_type not in get_args(ReadoutType):
             raise ValueError(
-                f"model.neck.readout_type {self.readout_type!r} is not one of {get_args(ReadoutType)}"
+                f"model.neck.readout_type {self.readout_type!r} is not one of "
+                f"{get_args(ReadoutType)}"
             )
         if not len(features.tokens) == len(self.hidden_sizes) == len(self.reassemble_factors):
             raise ValueError(
@@ -192,9 +190,9 @@ class Neck(nn.Module):
             name="reassemble_stage",
         )(features)
         maps = [
-            layers.conv(
-                self.fusion_hidden_size, 3, f"convs_{i}", use_bias=False, dtype=self.dtype
-            )(x)
+            layers.conv(self.fusion_hidden_size, 3, f"convs_{i}", use_bias=False, dtype=self.dtype)(
+                x
+            )
             for i, x in enumerate(maps)
         ]
         use_batch_norm = self.use_batch_norm_in_fusion_residual

@@ -4,13 +4,14 @@
 Every resize of a DPT names its kernel, because the kernels are different functions: a decoder that
 upsamples with `jax.image.resize` instead of `align_corners=True` is 25 % off. Here are
 
-* `bilinear(..., align_corners=True)`: fusion and head upsampling (`torch.nn.functional.interpolate`);
+* `bilinear(..., align_corners=True)`: fusion and head upsampling
+(`torch.nn.functional.interpolate`);
 * `bilinear(..., align_corners=False)`: position embeddings of ViT-DPT, logits to label size;
 * `bicubic(...)`: a = -0.75, no antialiasing (`align_corners=False`): DINOv2 position embeddings.
 
-A one-dimensional resize is a sparse matrix with at most four entries per row. It is applied as a few
-gathers along the axis, and so is its transpose in the backward pass: no scatter-add, which is slow
-on every backend, and no dense matrix, whose cost grows with the square of the size.
+A one-dimensional resize is a sparse matrix with at most four entries per row. It is applied as a
+few gathers along the axis, and so is its transpose in the backward pass: no scatter-add, which is
+slow on every backend, and no dense matrix, whose cost grows with the square of the size.
 """
 
 import functools
@@ -33,8 +34,8 @@ def resize_matrix(
         in_size: number of input samples, at least 1.
         out_size: number of output samples, at least 1.
         kernel: "bilinear", or "bicubic" with a = -0.75 (PyTorch's and OpenCV's constant).
-        align_corners: whether the first and last samples of input and output coincide, as opposed to
-            their outer borders. Only with "bilinear".
+        align_corners: whether the first and last samples of input and output coincide, as opposed
+            to their outer borders. Only with "bilinear".
 
     Returns:
         float64 array of shape (out_size, in_size); every row sums to 1.

@@ -3,9 +3,11 @@
 
 Image in, the tokens of some encoder blocks out. Differences from HF, on purpose:
 
-* any rectangle: position embeddings are resized to the true patch grid, and the grid travels with the
+* any rectangle: position embeddings are resized to the true patch grid, and the grid travels with
+the
   tokens (HF takes the square root of the token count: wrong or an error off squares);
-* the encoder stops at the last tapped block, and the final norm, which no dense head reads, is absent.
+* the encoder stops at the last tapped block, and the final norm, which no dense head reads, is
+absent.
 """
 
 import flax.linen as nn
@@ -158,9 +160,9 @@ class Block(nn.Module):
         )(y, train=train)
         x = x + dropout(y)
         y = layers.layer_norm(self.layer_norm_eps, "layernorm_after", self.dtype)(x)
-        y = _Dense(
-            self.intermediate_size, self.initializer_range, self.dtype, name="intermediate"
-        )(y)
+        y = _Dense(self.intermediate_size, self.initializer_range, self.dtype, name="intermediate")(
+            y
+        )
         y = layers.activation(self.hidden_act)(y)
         y = _Dense(x.shape[-1], self.initializer_range, self.dtype, name="output")(y)
         return layers.constrain_batch(x + dropout(y))
@@ -185,7 +187,8 @@ class ViT(nn.Module):
     """The plain ViT of DPT. Field names and defaults are those of HF's `DPTConfig`.
 
     Attributes:
-        out_indices: 0-based blocks whose raw outputs (before any final norm) feed the neck; ascending.
+        out_indices: 0-based blocks whose raw outputs (before any final norm) feed the neck;
+            ascending.
         image_size: side in pixels of the square whose patch grid the position embeddings were made
             for; images of any other size get them resized.
     """
@@ -207,9 +210,12 @@ class ViT(nn.Module):
 
     def setup(self) -> None:
         taps = self.out_indices
-        if list(taps) != sorted(set(taps)) or not all(0 <= i < self.num_hidden_layers for i in taps):
+        if list(taps) != sorted(set(taps)) or not all(
+            0 <= i < self.num_hidden_layers for i in taps
+        ):
             raise ValueError(
-                f"model.backbone.out_indices {taps} must ascend within 0..{self.num_hidden_layers - 1}"
+                f"model.backbone.out_indices {taps} must ascend within "
+                f"0..{self.num_hidden_layers - 1}"
                 " (num_hidden_layers - 1)"
             )
         self.embeddings = _Embeddings(

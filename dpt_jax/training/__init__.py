@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: `train(config, workdir)` and what it raises."""
 
-from dpt_jax.training.config import ConfigError, nearest_key
+from dpt_jax.training.config import ConfigError
 from dpt_jax.training.loop import TrainingDiverged, train
 
-__all__ = ["ConfigError", "TrainingDiverged", "nearest_key", "train"]
+__all__ = ["ConfigError", "TrainingDiverged", "train"]

@@ -5,9 +5,9 @@
     workdir/best/<step>/          the one with the best score
 
 Each holds `variables` (parameters and BatchNorm statistics), which is all that evaluation reads,
-`optimizer`, and `meta` (step and best score so far). There are two managers because one that keeps the
-best deletes the newest when its score is poor. Saving is asynchronous; a checkpoint counts only once
-its commit file is written, so a run killed in between resumes from the one before.
+`optimizer`, and `meta` (step and best score so far). There are two managers because one that keeps
+the best deletes the newest when its score is poor. Saving is asynchronous; a checkpoint counts only
+once its commit file is written, so a run killed in between resumes from the one before.
 """
 
 from pathlib import Path

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run's configuration: resolved to plain data, stored, and compared when a run is resumed."""
 
-import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,13 @@ def validate(config: Mapping[str, Any]) -> None:
     if train["checkpoint_every"] % train["log_every"]:
         raise ConfigError(
             f"config.train.checkpoint_every={train['checkpoint_every']} must be a multiple of "
-            f"config.train.log_every={train['log_every']}, so that a resumed run logs the same lines"
+            f"config.train.log_every={train['log_every']}, so that a resumed run logs "
+            "the same lines"
         )
     if config["model"]["head"]["type"] not in ("depth", "segmentation"):
         raise ConfigError(
-            f"config.model.head.type {config['model']['head']['type']!r} is not depth or segmentation"
+            f"config.model.head.type {config['model']['head']['type']!r} is not depth "
+            "or segmentation"
         )
 
 
@@ -106,14 +107,3 @@ def check_resumable(stored: Mapping[str, Any], config: Mapping[str, Any], workdi
             f"{workdir} holds a run with another configuration; use a new --workdir, or the old "
             "settings:\n  " + "\n  ".join(changed)
         )
-
-
-def nearest_key(config: Mapping[str, Any], key: str) -> str | None:
-    """The key of a config that an unknown dotted key most resembles; None if `key` is known."""
-    flat = flatten(config)
-    if key in flat or any(known.startswith(f"{key}.") for known in flat):
-        return None
-    last = key.rsplit(".", 1)[-1]
-    same_leaf = [known for known in flat if known.rsplit(".", 1)[-1] == last]
-    candidates: Sequence[str] = same_leaf or list(flat)
-    return difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)[0]

@@ -4,6 +4,7 @@
 import datetime
 import importlib.metadata
 import json
+import logging as standard_logging
 import platform
 import shlex
 import subprocess
@@ -11,11 +12,20 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+
+
+def log_for_people() -> None:
+    """Log lines of time and message, without the chatter of libraries; for command-line tools."""
+    logging.set_verbosity(logging.INFO)
+    formatter = standard_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    logging.get_absl_handler().setFormatter(formatter)
+    for name in ("jax", "orbax", "grain"):
+        standard_logging.getLogger(name).setLevel(standard_logging.WARNING)
+
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -26,8 +36,8 @@ class RunLog:
     Args:
         workdir: of the run; gets `metrics.jsonl` (one JSON object a line: `step`, `kind` "train" or
             "eval", and the numbers) and TensorBoard events.
-        start_step: lines of later steps, left by a run that was killed after its last checkpoint, are
-            removed, because the same steps will be taken again.
+        start_step: lines of later steps, left by a run that was killed after its last checkpoint,
+            are removed, because the same steps will be taken again.
     """
 
     def __init__(self, workdir: Path, start_step: int):

@@ -27,7 +27,7 @@ from dpt_jax.models.dpt import DPT, build_model, resolve_model_config
 from dpt_jax.training import checkpoint, optimizer, sharding
 from dpt_jax.training import config as run_config
 from dpt_jax.training.log import Progress, RunLog, write_environment
-from dpt_jax.training.step import TrainState, init_state, make_train_step
+from dpt_jax.training.step import init_state, make_train_step
 
 # Metrics are read this many steps late, so that the device always has its next step queued.
 STEPS_IN_FLIGHT = 2
@@ -43,9 +43,9 @@ def train(
     """Trains what `config` describes, resuming what `workdir` holds.
 
     The workdir gets `config.json`, `environment.json`, `metrics.jsonl`, TensorBoard events,
-    `checkpoints/`, `best/`, `samples/` (a contact sheet per evaluation) and `eval/final.{json,png}`.
-    Calling again with the same arguments continues, or evaluates anew if the run is complete; on CPU
-    the parameters come out bit for bit as without the interruption.
+    `checkpoints/`, `best/`, `samples/` (a contact sheet per evaluation) and
+    `eval/final.{json,png}`. Calling again with the same arguments continues, or evaluates anew if
+    the run is complete; on CPU the parameters come out bit for bit as without the interruption.
 
     Args:
         config: see `configs/common.py` for every key.
@@ -56,8 +56,8 @@ def train(
         (after a checkpoint).
 
     Raises:
-        ConfigError: the configuration cannot be run, or is not the one the workdir was started with.
-        DatasetError: data is missing or inconsistent.
+        ConfigError: the configuration cannot be run, or is not the one the workdir was started
+        with. DatasetError: data is missing or inconsistent.
         TrainingDiverged: see there.
         ValueError: a part of the configuration makes no sense to the part that reads it.
     """
@@ -229,12 +229,13 @@ class _Watch:
         if len(self._consecutive) >= self._limit:
             raise TrainingDiverged(
                 f"{len(self._consecutive)} steps in a row had a non-finite loss or gradient (steps "
-                f"{self._consecutive[0]}..{step}). The parameters are those before them; the examples "
+                f"{self._consecutive[0]}..{step}). The parameters are those before "
+                "them; the examples "
                 f"are in {self._path}. Look at them, or lower config.optimizer.learning_rate"
             )
 
 
-class checkpoint_on_sigterm:  # noqa: N801  (reads as a statement)
+class checkpoint_on_sigterm:
     """Within the block SIGTERM sets the event it yields instead of killing the process."""
 
     def __enter__(self) -> threading.Event:
@@ -347,9 +348,7 @@ def _record(
     title = f"step {step}: {name} {found.main_score:.4f}"
     logging.info("evaluation at %s over %s images", title, found.scores["images"])
     log.scalars(step, "eval", found.scores)
-    sheet = contact_sheet(
-        found.panels, palette=source.palette, classes=source.classes, title=title
-    )
+    sheet = contact_sheet(found.panels, palette=source.palette, classes=source.classes, title=title)
     (workdir / "samples").mkdir(exist_ok=True)
     sheet.save(workdir / "samples" / f"step_{step:07d}.png")
     log.picture(step, "samples", np.asarray(sheet))

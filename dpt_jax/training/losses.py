@@ -81,7 +81,8 @@ def silog(
     """
     d = _log_difference(prediction, target, mask)
     mean = _masked_mean(d, mask)
-    # var + (1 - lambda) mean^2: the same, but a sum of squares, so rounding cannot make it negative.
+    # var + (1 - lambda) mean^2: the same, but a sum of squares, so rounding cannot make it
+    # negative.
     inside = _masked_mean((d - mean) ** 2, mask) + (1 - variance_focus) * mean**2
     positive = inside > 0
     return weight * jnp.where(positive, jnp.sqrt(jnp.where(positive, inside, 1.0)), 0.0)

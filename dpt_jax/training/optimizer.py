@@ -18,15 +18,17 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     """Learning rate of each step from `config.optimizer`.
 
     Linear warm-up over `warmup_steps` from 0 to `learning_rate`, then down to
-    `end_factor * learning_rate` at step `steps`: "poly" as (1 - progress) ** `power`, "cosine" as half
-    a cosine.
+    `end_factor * learning_rate` at step `steps`: "poly" as (1 - progress) ** `power`, "cosine" as
+    half a cosine.
 
     Raises:
         ValueError: an unknown schedule, or a warm-up that is longer than the run.
     """
     peak, warmup = config["learning_rate"], config["warmup_steps"]
     if not 0 <= warmup < steps:
-        raise ValueError(f"config.optimizer.warmup_steps={warmup} must be below train.steps={steps}")
+        raise ValueError(
+            f"config.optimizer.warmup_steps={warmup} must be below train.steps={steps}"
+        )
     if config["schedule"] == "poly":
         decay = optax.polynomial_schedule(
             peak, config["end_factor"] * peak, config["power"], steps - warmup
@@ -61,7 +63,8 @@ def match_rules(
     for i, (pattern, _) in enumerate(rules):
         if i not in used:
             raise ValueError(
-                f"{flag}: the rule {pattern!r} decides for no parameter; parameters are called, for "
+                f"{flag}: the rule {pattern!r} decides for no parameter; parameters "
+                "are called, for "
                 f"example, {names[0]!r}"
             )
     return values
@@ -85,9 +88,7 @@ def make_optimizer(
     """
     names = ["/".join(path) for path in flax.traverse_util.flatten_dict(abstract_params)]
     schedule = make_schedule(config, steps)
-    multipliers = _tree(
-        match_rules(names, config["multipliers"], "config.optimizer.multipliers")
-    )
+    multipliers = _tree(match_rules(names, config["multipliers"], "config.optimizer.multipliers"))
     decayed = _tree(
         {
             name: not any(re.search(pattern, name) for pattern in config["no_weight_decay"])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One mesh, one rule for parameters, one for batches.
 
-The mesh is `(data, fsdp)`. Batches are split over both axes. A parameter (and what the optimizer keeps
-of it) is replicated over `data` and split over `fsdp` along its largest divisible axis, if it is big.
-With one device everything below is the identity.
+The mesh is `(data, fsdp)`. Batches are split over both axes. A parameter (and what the optimizer
+keeps of it) is replicated over `data` and split over `fsdp` along its largest divisible axis, if it
+is big. With one device everything below is the identity.
 """
 
 from typing import Any
@@ -31,7 +31,8 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> jax.sharding.Mesh:
         sizes[sizes.index(-1)] = devices // known if known > 0 else 0
     if min(sizes) < 1 or sizes[0] * sizes[1] != devices:
         raise ValueError(
-            f"config.mesh data={data}, fsdp={fsdp} does not fit {devices} devices; their product must "
+            f"config.mesh data={data}, fsdp={fsdp} does not fit {devices} devices; "
+            "their product must "
             "be the number of devices (-1 stands for the rest)"
         )
     # Linen's convolutions do not thread output shardings, which Explicit axes would ask for.
@@ -56,8 +57,7 @@ def shard_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[s
     """A process's part of a batch as global arrays, split over all devices along the first axis."""
     sharding = jax.NamedSharding(mesh, BATCH)
     return {
-        key: jax.make_array_from_process_local_data(sharding, value)
-        for key, value in batch.items()
+        key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
     }
 
 

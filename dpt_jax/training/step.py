@@ -73,8 +73,8 @@ def make_train_step(
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """One optimizer step, jitted; the state is donated.
 
-    A step whose loss or gradient norm is not finite changes nothing but `state.step`: the decision is
-    made on the device, before the update. Its metric `finite` is 0.
+    A step whose loss or gradient norm is not finite changes nothing but `state.step`: the decision
+    is made on the device, before the update. Its metric `finite` is 0.
 
     Args:
         model: the model.
@@ -109,9 +109,7 @@ def make_train_step(
             )
         return loss, (parts, updated.get("batch_stats", {}))
 
-    def step(
-        state: TrainState, batch: dict[str, jax.Array]
-    ) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (parts, batch_stats)), grads = grad(state.params, state, batch)
         norm = optax.tree.norm(grads)

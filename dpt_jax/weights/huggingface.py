@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face DPT checkpoints (`DPTForDepthEstimation`, `DPTForSemanticSegmentation`) as variables.
+"""Hugging Face DPT checkpoints (`DPTForDepthEstimation`, `DPTForSemanticSegmentation`) as
+variables.
 
-Parameter names follow one mechanical rule. In an HF name, dots between words become levels, a number
-joins the word before it with an underscore, `dpt` is called `backbone`, and the leaves are linen's:
+Parameter names follow one mechanical rule. In an HF name, dots between words become levels, a
+number joins the word before it with an underscore, `dpt` is called `backbone`, and the leaves are
+linen's:
 
     dpt.encoder.layer.3.attention.output.dense.weight
     backbone/encoder/layer_3/attention/output/dense/kernel
@@ -116,7 +118,8 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: DPT) -> dict[str, 
         {"params": ..., "batch_stats": ...} of NumPy arrays ("batch_stats" only with BatchNorm).
 
     Raises:
-        ValueError: a parameter without a source, a source that is neither used nor known to be dead,
+        ValueError: a parameter without a source, a source that is neither used nor known to be
+        dead,
             or a shape that differs; all of them are in the one message.
     """
     abstract = jax.eval_shape(
@@ -169,7 +172,9 @@ def read_directory(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarr
     directory = Path(path)
     for name in ("config.json", "model.safetensors"):
         if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory} holds no {name}: not a Hugging Face model directory")
+            raise FileNotFoundError(
+                f"{directory} holds no {name}: not a Hugging Face model directory"
+            )
     return json.loads((directory / "config.json").read_text()), load_file(
         directory / "model.safetensors"
     )

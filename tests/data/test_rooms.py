@@ -139,6 +139,31 @@ def test_every_solid_agrees_with_scalar_geometry(angles):
     np.testing.assert_allclose(depth, expected, rtol=2e-5)
 
 
+def test_no_solid_is_cut_off_by_its_rectangle(monkeypatch):
+    rng = np.random.default_rng(0)
+    eye = np.array([0.0, 0.0, 1.2])
+    scenes = []
+    for _ in range(150):
+        # A long bar that passes the camera closely, so that most reach behind it.
+        yaw, away = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.4)
+        out = np.array([math.cos(yaw), math.sin(yaw), 0.0]) * away
+        along = np.array([-math.sin(yaw), math.cos(yaw), 0.0]) * rng.uniform(-1, 1)
+        kind = int(rng.choice([BOX, SPHERE]))
+        bar = (kind, eye + out + along, (0.1, rng.uniform(0.3, 2), rng.uniform(0.1, 1.0)), yaw)
+        camera = Camera.looking(eye, *rng.normal(0, 0.3, 3))
+        scenes.append((solids_of(bar), camera, (24, 32)))
+    bounded = [raycast.trace(*scene) for scene in scenes]
+    assert 40 < sum((surface == 6).any() for _, surface in bounded) < 150
+    everywhere = np.array([[0, 24, 0, 32]] * 7)
+    monkeypatch.setattr(raycast, "rectangles", lambda *_: everywhere)
+    for scene, (depth, surface) in zip(scenes, bounded, strict=True):
+        # What is in front of the near plane is all that a rectangle promises to hold.
+        full_depth, full_surface = raycast.trace(*scene)
+        seen = full_depth > raycast.NEAR
+        np.testing.assert_array_equal(surface[seen], full_surface[seen])
+        np.testing.assert_array_equal(depth[seen], full_depth[seen])
+
+
 @pytest.mark.parametrize("index", range(4))
 def test_sampled_scenes_agree_with_scalar_geometry(index):
     # Also covers what only real scenes have: solids half behind the camera, and dozens of them.

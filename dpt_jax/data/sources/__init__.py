@@ -19,8 +19,8 @@ def build_source(config: Mapping[str, Any], split: str) -> Source:
 
     Args:
         config: `source` is "rooms" (reads `rooms.size`, `rooms.train_length`,
-            `rooms.validation_length`, `rooms.seed`), "ade20k" (reads `root`) or "rgbd" (reads `root`
-            and `manifest`).
+            `rooms.validation_length`, `rooms.seed`), "ade20k" (reads `root`) or "rgbd" (reads
+            `root` and `manifest`).
         split: "train" or "validation".
 
     Raises:

@@ -102,8 +102,8 @@ class ADE20K:
 def _class_names(path: Path) -> tuple[str, ...]:
     """The first of each class's synonyms, in order; from the archive's own table.
 
-    Columns are separated by tabs and synonyms by commas; the .csv of the same name separates both by
-    semicolons and cannot be split.
+    Columns are separated by tabs and synonyms by commas; the .csv of the same name separates both
+    by semicolons and cannot be split.
     """
     if not path.is_file():
         raise base.DatasetError(f"file not found: {path}; it comes with the archive {URL}")

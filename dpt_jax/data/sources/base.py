@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source of examples is, and how its files are read: checked, and never skipped in silence."""
+"""What a source of examples is, and how its files are read: checked, never skipped in silence."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,7 +70,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """An 8-bit single-channel PNG of class ids as uint8 (h, w); palette images give their indices."""
+    """An 8-bit one-channel PNG of class ids as uint8 (h, w); palette images give their indices."""
     with _open(path) as image:
         if image.mode not in ("L", "P"):
             raise DatasetError(
@@ -81,11 +81,12 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 def read_depth16(path: Path, metres_per_unit: float) -> np.ndarray:
-    """A 16-bit PNG as float32 metres (h, w): stored value x `metres_per_unit`, 0 stays "no value"."""
+    """A 16-bit PNG as float32 metres (h, w): stored value x `metres_per_unit`; 0 is "no value"."""
     with _open(path) as image:
         if not image.mode.startswith("I"):
             raise DatasetError(
-                f"{path} has mode {image.mode}; depth must be a 16-bit single-channel PNG (an 8-bit "
+                f"{path} has mode {image.mode}; depth must be a 16-bit single-channel "
+                "PNG (an 8-bit "
                 "picture of a depth map has lost its scale)"
             )
         stored = np.asarray(_decoded(np.array, path, image))
@@ -125,6 +126,7 @@ def _decoded(decode: Any, path: Path, argument: Any) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(
-        f"unreadable image file {path} ({type(error).__name__}: {error}); download or export it again, "
+        f"unreadable image file {path} ({type(error).__name__}: {error}); download or "
+        "export it again, "
         "or take it out of the data set"
     )

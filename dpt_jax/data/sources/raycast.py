@@ -299,14 +299,10 @@ def surface_frame(
     normal[:, round_] = bent[:, round_]
     normal[:2, side] = bent[:2, side]
     normal[2, side] = 0.0
-    cap = (kind == CYLINDER) & ~side
-    normal[:2, cap] = 0.0
-    normal[2, cap] = np.sign(unit[2, cap])
     normal[:, kind == ROOM] *= -1.0
     normal /= np.sqrt((normal * normal).sum(axis=0))
 
     axis[side & (axis == 2)] = 0
-    axis[cap] = 2
     normal = np.stack(
         [cosine * normal[0] - sine * normal[1], sine * normal[0] + cosine * normal[1], normal[2]]
     )

@@ -4,17 +4,18 @@
 The manifest is a JSON file; nothing about units is guessed:
 
     {
-      "depth_unit": "metre",          unit of (stored value x depth_scale): metre, centimetre, millimetre
-      "depth_scale": 0.001,           0.001 for NYUv2, 0.00390625 (1/256) for KITTI; 0 stored = no value
+      "depth_unit": "metre",          unit of (stored value x depth_scale): metre, centimetre,
+      millimetre "depth_scale": 0.001,           0.001 for NYUv2, 0.00390625 (1/256) for KITTI; 0
+      stored = no value "origin": "where to get it",    optional; repeated in error messages
       "splits": {
         "train": {"pairs": [["rgb/0.jpg", "depth/0.png"], ...]},
         "validation": {"root": "official_splits/test", "list": "test_files.txt"}
       }
     }
 
-A split names its pairs inline, or in a text file with "rgb depth" on each line (further columns, such
-as the focal length in the lists of BTS, are not read). Paths in `pairs` and lists are relative to the
-split's `root`, which is relative to the data root; `list` is relative to the data root.
+A split names its pairs inline, or in a text file with "rgb depth" on each line (further columns,
+such as the focal length in the lists of BTS, are not read). Paths in `pairs` and lists are relative
+to the split's `root`, which is relative to the data root; `list` is relative to the data root.
 """
 
 import difflib
@@ -33,12 +34,14 @@ class RGBD:
     """RGB-D pairs as a `Source`; examples have `image` and `depth` (metres, 0 = no value).
 
     Args:
-        root: folder that the manifest's paths are relative to; None means the manifest's own folder.
+        root: folder that the manifest's paths are relative to; None means the manifest's own
+            folder.
         manifest: path of the manifest; None means `root/manifest.json`.
         split: name of one of the manifest's splits.
 
     Raises:
-        DatasetError: a missing root, manifest, list or file, a wrong or missing key, an empty split;
+        DatasetError: a missing root, manifest, list or file, a wrong or missing key, an empty
+        split;
             and on access an unreadable file, sizes that disagree, a depth map that is not 16-bit.
     """
 
@@ -47,26 +50,30 @@ class RGBD:
 
     def __init__(self, *, root: str | None, manifest: str | None, split: str):
         advice = (
-            "Pass --config.data.root=DIR and --config.data.manifest=FILE; the format is described in "
+            "Pass --config.data.root=DIR and --config.data.manifest=FILE; the format "
+            "is described in "
             "dpt_jax/data/sources/rgbd.py."
         )
         if not root and not manifest:
-            raise base.DatasetError(f"an RGB-D data set needs its folder and its manifest. {advice}")
-        if root:
-            base.existing_directory(root, "RGB-D data set", advice)
+            raise base.DatasetError(
+                f"an RGB-D data set needs its folder and its manifest. {advice}"
+            )
         path = Path(manifest or Path(root or ".") / "manifest.json").expanduser()
-        self._root = Path(root).expanduser() if root else path.parent
         spec = _read_manifest(path, advice)
+        if "origin" in spec:
+            advice = f"{spec['origin']} {advice}"
+        self._root = base.existing_directory(root or path.parent, "RGB-D data set", advice)
         self._metres_per_unit = spec["depth_scale"] * METRES[spec["depth_unit"]]
         splits = spec["splits"]
         if split not in splits:
             raise base.DatasetError(f"{path} has no split {split!r}, only {sorted(splits)}")
-        self._pairs = _read_pairs(path, self._root, split, splits[split])
+        self._pairs = _read_pairs(path, self._root, split, splits[split], advice)
         missing = [p for pair in self._pairs for p in pair if not p.is_file()]
         if missing:
             raise base.DatasetError(
-                f"{len(missing)} of {2 * len(self._pairs)} files of split {split!r} do not exist, the "
-                f"first is {missing[0]}. Correct {path}, or --config.data.root"
+                f"{len(missing)} of {2 * len(self._pairs)} files of split {split!r} do "
+                "not exist, the "
+                f"first is {missing[0]}. {advice}"
             )
 
     def __len__(self) -> int:
@@ -92,8 +99,9 @@ def _read_manifest(path: Path, advice: str) -> dict[str, Any]:
         raise base.DatasetError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(spec, dict):
         raise base.DatasetError(f"{path} must hold a JSON object, not a {type(spec).__name__}")
-    known = ("depth_unit", "depth_scale", "splits")
-    for key in known:
+    required = ("depth_unit", "depth_scale", "splits")
+    known = (*required, "origin")
+    for key in required:
         if key not in spec:
             raise base.DatasetError(f"{path} lacks {key!r}. {advice}")
     for key in spec:
@@ -107,14 +115,17 @@ def _read_manifest(path: Path, advice: str) -> dict[str, Any]:
     scale = spec["depth_scale"]
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1e6:
         raise base.DatasetError(
-            f"{path}: depth_scale must be a positive number (unit = stored value x scale), not {scale!r}"
+            f"{path}: depth_scale must be a positive number (unit = stored value x "
+            f"scale), not {scale!r}"
         )
     if not isinstance(spec["splits"], dict):
         raise base.DatasetError(f"{path}: splits must be an object of named splits")
     return spec
 
 
-def _read_pairs(manifest: Path, root: Path, split: str, spec: Any) -> list[tuple[Path, Path]]:
+def _read_pairs(
+    manifest: Path, root: Path, split: str, spec: Any, advice: str
+) -> list[tuple[Path, Path]]:
     if not isinstance(spec, dict) or ("pairs" in spec) == ("list" in spec):
         raise base.DatasetError(f"{manifest}: split {split!r} must have either 'pairs' or 'list'")
     folder = base.inside(root, spec.get("root", ""))
@@ -124,7 +135,7 @@ def _read_pairs(manifest: Path, root: Path, split: str, spec: Any) -> list[tuple
         listing = base.inside(root, spec["list"])
         if not listing.is_file():
             raise base.DatasetError(
-                f"file not found: {listing}, the list of split {split!r} in {manifest}"
+                f"file not found: {listing}, the list of split {split!r} in {manifest}. {advice}"
             )
         where = str(listing)
         rows = [line.split()[:2] for line in listing.read_text().splitlines() if line.strip()]

@@ -157,7 +157,7 @@ class SegmentationMeter:
         self.images = 0
 
     def update(self, name: str, prediction: np.ndarray, target: np.ndarray) -> float:
-        """Adds an image of class ids (h, w); returns its share of wrong pixels, nan if unlabelled."""
+        """Adds an image of class ids (h, w); returns its share of wrong pixels, or nan."""
         counts = confusion_matrix(target, prediction, len(self.confusion))
         self.confusion += counts
         self.images += 1

@@ -205,9 +205,7 @@ def test_jit_and_vmap_change_nothing(kernel, align_corners):
         one_by_one = jnp.stack([function(y) for y in x])
         np.testing.assert_allclose(jax.vmap(function)(x), one_by_one, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(jax.jit(function)(x[0]), one_by_one[0], rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(
-            jax.jit(jax.vmap(function))(x), one_by_one, rtol=1e-6, atol=1e-6
-        )
+        np.testing.assert_allclose(jax.jit(jax.vmap(function))(x), one_by_one, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kernel", "align_corners"), KERNELS)

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         app.usage(shorthelp=True, detailed_error=f"unknown arguments {argv[1:]}", exitcode=2)
     try:
-        train(CONFIG.value, WORKDIR.value)
+        train(CONFIG.value, str(WORKDIR.value))
     except (ConfigError, DatasetError, TrainingDiverged, ValueError) as error:
         logging.log(1, "where it was raised:", exc_info=True)  # shown by --verbosity=1
         sys.exit(f"error: {error}")

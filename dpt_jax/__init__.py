@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """DPT (Vision Transformers for Dense Prediction) in JAX: train, fine-tune, evaluate and use."""
 
+from dpt_jax.models.dpt import DPT, DPTOutput, build_model
+from dpt_jax.pretrained import load_pretrained
+
 __version__ = "0.1.0"
+
+__all__ = ["DPT", "DPTOutput", "__version__", "build_model", "load_pretrained"]

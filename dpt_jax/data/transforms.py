@@ -36,7 +36,7 @@ def _spatial(example: Example, apply: Any) -> Example:
 
 def _resized(example: Example, size: tuple[int, int]) -> Example:
     def resize(key: str, value: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(value).resize(size[::-1], _KERNEL[key]))
+        return np.asarray(Image.fromarray(value).resize((size[1], size[0]), _KERNEL[key]))
 
     return _spatial(example, resize)
 
@@ -276,4 +276,4 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An RGB image as the network sees it in evaluation: Pillow's bicubic, as in HF's processor."""
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))

@@ -54,8 +54,8 @@ class PixelPrior:
         kernel = (
             Image.Resampling.BILINEAR if self._num_classes is None else Image.Resampling.NEAREST
         )
-        return np.asarray(Image.fromarray(self._answer).resize(size[::-1], kernel))
+        return np.asarray(Image.fromarray(self._answer).resize((size[1], size[0]), kernel))
 
 
 def _nearest(target: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(target).resize(GRID[::-1], Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(target).resize((GRID[1], GRID[0]), Image.Resampling.NEAREST))

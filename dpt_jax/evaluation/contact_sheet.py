@@ -119,7 +119,7 @@ def _legend(
         np.concatenate([np.unique(x) for p in panels for x in (p.target, p.prediction)])
     )
     return [
-        (classes[i] if i < len(classes) else f"class {i}", tuple(int(c) for c in palette[i]))
+        (str(classes[i]) if i < len(classes) else f"class {i}", tuple(int(c) for c in palette[i]))
         for i in ids
         if i < len(palette)
     ]

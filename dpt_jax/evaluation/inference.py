@@ -52,7 +52,7 @@ def make_predict(
     """
 
     def predict(variables: Any, images: Array, rows: Array, columns: Array) -> Array:
-        output = model.apply(variables, normalize(images, mean, std), train=False)
+        output: Any = model.apply(variables, normalize(images, mean, std), train=False)
         b, height, _ = rows.shape
         strips = rows.reshape(b, height // BUCKET, BUCKET, -1).swapaxes(0, 1)
 

@@ -47,6 +47,11 @@ class DPT(nn.Module):
     head: nn.Module
     auxiliary_head: nn.Module | None = None
 
+    @property
+    def task(self) -> str:
+        """What the head predicts, "depth" or "segmentation"; also the name of its kind."""
+        return "depth" if isinstance(self.head, DepthHead) else "segmentation"
+
     def __call__(self, pixels: Float[Array, "b h w 3"], train: bool = False) -> DPTOutput:
         """Predicts from normalised pixels, any rectangle of at least one patch.
 
@@ -56,7 +61,7 @@ class DPT(nn.Module):
                 mutable).
         """
         fused = self.neck(self.backbone(pixels, train=train), train=train)
-        if isinstance(self.head, DepthHead):
+        if self.task == "depth":
             return DPTOutput(depth=self.head(fused, train=train))
         aux = None
         if self.auxiliary_head is not None and (train or self.is_initializing()):

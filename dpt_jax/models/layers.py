@@ -28,7 +28,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-HE_NORMAL = nn.initializers.he_normal()
+# Convolutions keep the variance of what they read: He's doubled one after a ReLU, LeCun's
+# otherwise. The last of a residual branch starts small, so that a deep stack of them starts near
+# the identity.
+AFTER_RELU = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+AFTER_LINEAR = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+SMALL = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
 
 
 def activation(name: str) -> Callable[[Array], Array]:
@@ -78,13 +83,12 @@ def conv(
     *,
     stride: int = 1,
     use_bias: bool = True,
-    kernel_init: nn.initializers.Initializer = HE_NORMAL,
+    kernel_init: nn.initializers.Initializer = AFTER_LINEAR,
     dtype: Dtype = jnp.float32,
 ) -> nn.Conv:
     """A square convolution padded by `kernel_size // 2` on **both** sides.
 
     linen's "SAME" pads (0, 1) at stride 2 on even sizes, which is another function than PyTorch's.
-    Weights start from He's normal distribution, because most feed a ReLU.
     """
     pad = kernel_size // 2
     return nn.Conv(
@@ -114,9 +118,11 @@ class TransposedConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h*factor w*factor d"]:
         b, h, w, c = x.shape
         f = self.factor
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (f, f, c, self.features), jnp.float32
+        # Each output pixel reads one input pixel: the factor is no part of the fan-in.
+        init = nn.initializers.variance_scaling(
+            1.0, "fan_in", "truncated_normal", batch_axis=(0, 1)
         )
+        kernel = self.param("kernel", init, (f, f, c, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         patches = jnp.einsum("bhwc,ijcd->bhiwjd", x.astype(self.dtype), kernel.astype(self.dtype))
         return patches.reshape(b, h * f, w * f, self.features) + bias.astype(self.dtype)

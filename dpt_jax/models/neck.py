@@ -95,9 +95,14 @@ class _ResidualConvUnit(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         y = x
-        for i in (1, 2):
+        for i, init in ((1, layers.AFTER_RELU), (2, layers.SMALL)):
             y = layers.conv(
-                x.shape[-1], 3, f"convolution{i}", use_bias=self.use_bias, dtype=self.dtype
+                x.shape[-1],
+                3,
+                f"convolution{i}",
+                use_bias=self.use_bias,
+                kernel_init=init,
+                dtype=self.dtype,
             )(nn.relu(y))
             if self.use_batch_norm:
                 y = layers.batch_norm(train, f"batch_norm{i}", self.dtype)(y)

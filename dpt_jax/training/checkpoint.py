@@ -70,12 +70,12 @@ class Checkpoints:
             ),
         )
         state = TrainState(
-            step=restored.optimizer["step"],
-            params=restored.variables["params"],
-            batch_stats=restored.variables["batch_stats"],
-            opt_state=restored.optimizer["opt_state"],
+            step=restored["optimizer"]["step"],
+            params=restored["variables"]["params"],
+            batch_stats=restored["variables"]["batch_stats"],
+            opt_state=restored["optimizer"]["opt_state"],
         )
-        return state, restored.meta
+        return state, restored["meta"]
 
     def close(self) -> None:
         """Waits until everything is committed."""
@@ -104,7 +104,15 @@ def load_variables(directory: Path, abstract_variables: Any) -> tuple[Any, int]:
             step,
             args=ocp.args.Composite(variables=ocp.args.StandardRestore(abstract_variables)),
         )
-    return restored.variables, step
+    return restored["variables"], step
+
+
+def has_steps(directory: Path) -> bool:
+    """Whether a `checkpoints/` or `best/` folder holds a finished checkpoint."""
+    if not directory.is_dir():
+        return False
+    with _manager(directory, keep=None, read_only=True) as manager:
+        return manager.latest_step() is not None
 
 
 def _manager(directory: Path, keep: int | None, read_only: bool = False) -> ocp.CheckpointManager:

@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,9 @@ from dpt_jax.data import pipeline
 from dpt_jax.data.sources import Source, build_source
 from dpt_jax.data.transforms import build_augmentations
 from dpt_jax.evaluation import evaluate as evaluation
-from dpt_jax.evaluation.baseline import PixelPrior
 from dpt_jax.evaluation.contact_sheet import contact_sheet
-from dpt_jax.evaluation.inference import make_predict
 from dpt_jax.models.dpt import DPT, build_model, resolve_model_config
-from dpt_jax.training import checkpoint, optimizer, sharding
+from dpt_jax.training import checkpoint, optimizer, sharding, validation
 from dpt_jax.training import config as run_config
 from dpt_jax.training.log import Progress, RunLog, write_environment
 from dpt_jax.training.step import init_state, make_train_step
@@ -66,14 +64,14 @@ def train(
     if jax.process_count() > 1:
         raise run_config.ConfigError("training on several processes is not supported yet")
     task = config["model"]["head"]["type"]
-    target = "depth" if task == "depth" else "label"
+    target = validation.target_name(config)
 
     # Everything that can be wrong is looked at before anything is written or compiled.
     train_source = build_source(config["data"], "train")
     validation_source = build_source(config["data"], "validation")
     augmentations = build_augmentations(config["data"]["augment"])
     model = build_model(config["model"])
-    _check_classes(model, task, train_source)
+    validation.check_classes(model, train_source)
     mesh = sharding.make_mesh(**config["mesh"])
     batch_size, total_steps = config["train"]["batch_size"], config["train"]["steps"]
     sharding.check_batch_size(mesh, batch_size, "config.train.batch_size")
@@ -108,7 +106,7 @@ def train(
         log = RunLog(workdir, start_step)
         _announce(config, task, model, abstract.params, mesh, train_source, start_step, workdir)
 
-        evaluate = _make_evaluate(config, task, model, mesh, validation_source)
+        evaluate = validation.make_evaluate(config, model, mesh, validation_source, "validation")
         stream = pipeline.train_stream(
             train_source,
             augmentations,
@@ -158,7 +156,7 @@ def train(
             log.close()
             logging.info("stopped by SIGTERM at step %d; the same command continues", step)
             return None
-        baseline = _make_baseline(config, target, model, train_source)
+        baseline = validation.make_baseline(config, model, train_source)
         found = evaluate(state.variables, None, baseline)
         _record(found, step, log, workdir, validation_source)
         if _is_better(found, meta):
@@ -257,80 +255,6 @@ def _make_tx(config: Mapping[str, Any], steps: int, params: Any) -> Any:
 def _small_input(model: DPT) -> tuple[int, int]:
     side = 2 * model.backbone.patch_size  # pyright: ignore
     return side, side
-
-
-def _check_classes(model: DPT, task: str, source: Source) -> None:
-    if task != "segmentation":
-        return
-    labels: int = model.head.num_labels  # pyright: ignore
-    if source.classes and len(source.classes) != labels:
-        raise run_config.ConfigError(
-            f"config.model.head.num_labels={labels}, but the data has {len(source.classes)} classes"
-        )
-
-
-def validation_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the numbers of an evaluation depend on besides the model; stored with them."""
-    settings = {"split": "validation", "source": config["data"]["source"]}
-    if config["eval"]["size"]:
-        keys = ("size", "keep_aspect_ratio", "multiple_of")
-        settings |= {key: config["eval"][key] for key in keys}
-        settings["resize"] = "pillow_bicubic"
-    if config["model"]["head"]["type"] == "depth":
-        settings |= {key: config["eval"][key] for key in ("min_depth", "max_depth")}
-        settings["unit"] = "metre"
-    return settings
-
-
-def _make_evaluate(
-    config: Mapping[str, Any], task: str, model: DPT, mesh: jax.sharding.Mesh, source: Source
-) -> Any:
-    batch = jax.NamedSharding(mesh, sharding.BATCH)
-    predict = make_predict(model, config["data"]["mean"], config["data"]["std"], batch)
-
-    def run(
-        variables: Any, limit: int | None, baseline: PixelPrior | None = None
-    ) -> evaluation.Evaluation:
-        return evaluation.evaluate(
-            predict,
-            variables,
-            model,
-            validation_examples(config, source, limit),
-            task=task,
-            batch_size=config["eval"]["batch_size"],
-            settings=validation_settings(config),
-            classes=source.classes,
-            baseline=baseline,
-            place=functools.partial(sharding.shard_batch, mesh),
-        )
-
-    return run
-
-
-def validation_examples(
-    config: Mapping[str, Any], source: Source, limit: int | None
-) -> Iterator[dict[str, Any]]:
-    """The examples of a split as `config.eval` wants the network to see them."""
-    return pipeline.evaluation_examples(
-        source,
-        target="depth" if config["model"]["head"]["type"] == "depth" else "label",
-        limit=limit,
-        size=config["eval"]["size"],
-        keep_aspect_ratio=config["eval"]["keep_aspect_ratio"],
-        multiple_of=config["eval"]["multiple_of"],
-        threads=config["data"]["threads"],
-    )
-
-
-def _make_baseline(
-    config: Mapping[str, Any], target: str, model: DPT, source: Source
-) -> PixelPrior | None:
-    count = config["eval"]["baseline_images"]
-    if not count:
-        return None
-    examples = pipeline.evaluation_examples(source, target=target, limit=count)
-    classes = model.head.num_labels if target == "label" else None  # pyright: ignore
-    return PixelPrior(examples, classes)
 
 
 def _is_better(found: evaluation.Evaluation, meta: Mapping[str, Any]) -> bool:

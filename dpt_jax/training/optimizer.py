@@ -119,7 +119,7 @@ def _tree(flat: Mapping[str, Any]) -> Any:
 
 def describe_groups(config: Mapping[str, Any], params: Any) -> str:
     """A table of parameter counts by learning-rate multiplier, for the log."""
-    flat = flax.traverse_util.flatten_dict(params)
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
     names = ["/".join(path) for path in flat]
     values = match_rules(names, config["multipliers"], "config.optimizer.multipliers")
     rows: dict[float, tuple[int, int]] = {}

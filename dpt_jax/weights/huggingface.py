@@ -127,7 +127,8 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: DPT) -> dict[str, 
     )
     factors: tuple[float, ...] = model.neck.reassemble_factors  # pyright: ignore
     filled, used, problems = {}, set(), []
-    for path, leaf in flax.traverse_util.flatten_dict(dict(abstract)).items():
+    leaves: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(dict(abstract))
+    for path, leaf in leaves.items():
         name = hf_name(path[1:])
         if name not in state_dict:
             problems.append(f"missing: {name} (for {'/'.join(path)})")

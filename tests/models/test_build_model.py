@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models from configs: sizes of the published ones, output shapes, types, and mistakes in a config."""
+"""Models from configs: published sizes, output shapes, types, and mistakes in a config."""
 
 import functools
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resizing against hand-made numbers, against its dense matrix and, where there is one, against torch."""
+"""Resizing against numbers made by hand, its dense matrix and, where there is one, torch."""
 
 import importlib.util
 
@@ -119,9 +119,9 @@ def test_bilinear_by_hand(values, align_corners, want):
 def test_bicubic_by_hand():
     # At a distance of 1/2 the kernel with a = -3/4 weighs -3/32, 19/32, 19/32, -3/32.
     np.testing.assert_allclose(line([0, 0, 32, 0], 2, "bicubic"), [-3, 19], atol=1e-5)
-    # x2: output 2 lies at 3/4, output 3 at 5/4; unit impulses give the kernel at 1/4, 3/4, 5/4, 7/4.
+    # x2: output 2 lies at 3/4, output 3 at 5/4; an impulse gives the kernel at 1/4, 3/4, 5/4, 7/4.
     kernel = np.array([225, 67, -27, -9]) / 256
-    assert kernel[0] + kernel[1] + kernel[2] + kernel[3] == 1
+    assert kernel.sum() == 1
     got = line([0, 0, 256, 0, 0, 0], 12, "bicubic")
     np.testing.assert_allclose(got[1:9], [-9, -27, 67, 225, 225, 67, -27, -9], atol=1e-4)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A second reference: the forward pass of isl-org/DPT's ViT models, over its own parameter names.
 
-Plain functions of a state dict, written from notes about that repository and not from Hugging Face's
-port, so that the two references can only agree where both are right. Unlike Hugging Face's it
-takes rectangles; like the original it fails on grids with an odd side.
+Plain arithmetic over a state dict, written from notes about that repository and not from Hugging
+Face's port: an error in one reference is not in the other. Unlike Hugging Face's it takes
+rectangles; like the original it fails on grids with an odd side.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ class Spec:
     """What the shapes of a state dict do not tell.
 
     Attributes:
-        width, heads, depth, mlp, patch, native: of the ViT; `native` is the side of the patch grid of
-            `pos_embed`.
+        width, heads, depth, mlp, patch: of the ViT.
+        native: side of the square patch grid that `pos_embed` was made for.
         hooks: 0-based blocks that are read.
         widths: channels of the four reassembled maps.
         features: channels of the decoder.
@@ -106,7 +106,7 @@ def shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 
 
 def random_state(spec: Spec, seed: int) -> dict[str, torch.Tensor]:
-    """A checkpoint of random numbers of which none is zero or one, with activations of sane size."""
+    """A checkpoint in which every number is random and activations stay near one."""
     rng = np.random.default_rng(seed)
     state = {}
     for name, shape in shapes(spec).items():
@@ -122,8 +122,8 @@ def random_state(spec: Spec, seed: int) -> dict[str, torch.Tensor]:
             value = value * shape[0] ** -0.5  # transposed: (in, out, side, side)
         elif len(shape) != 3:
             value = value * math.prod(shape[1:]) ** -0.5
-        if name == "scratch.output_conv.4.bias" and spec.labels is None:
-            value = np.full(shape, 0.5)
+        if name == "scratch.output_conv.4.weight" and spec.labels is None:
+            value = value + 0.1  # both signs occur in front of the final ReLU
         state[name] = torch.from_numpy(np.asarray(value, np.float32))
     return state
 

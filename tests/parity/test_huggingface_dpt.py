@@ -197,8 +197,8 @@ def reference(case: Case):
             value = random_value(name, tuple(tensor.shape), rng)
             if name.startswith("dpt.embeddings."):
                 value = value * case.embedding_scale
-            if name == "head.head.4.bias" and not case.segmentation:
-                value = np.array([0.5])  # both signs occur in front of the final ReLU
+            if name == "head.head.4.weight" and not case.segmentation:
+                value = value + 0.1  # both signs occur in front of the final ReLU
             tensor.copy_(torch.from_numpy(np.asarray(value)))
     return hf
 
@@ -468,7 +468,18 @@ def test_every_misfit_is_in_one_error():
     assert len(re.findall("missing:|shape:|unused:", message)) == 6
 
 
-def test_a_transposed_square_kernel_of_another_model_is_not_confused_with_dead_weights():
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4)])
+def test_a_kernel_of_another_rank_is_a_misfit_like_others(shape):
+    hf = reference(train_case("rank", 34, False))
+    model, _ = ours(hf)
+    state = arrays(hf) | {"neck.convs.1.weight": np.zeros(shape, np.float32)}
+    del state["head.head.4.bias"]
+    with pytest.raises(ValueError, match=r"shape: neck\.convs\.1\.weight") as caught:
+        huggingface.to_variables(state, model)
+    assert "missing: head.head.4.bias" in str(caught.value)
+
+
+def test_only_the_first_fusion_layer_has_a_dead_unit():
     hf = reference(train_case("unused", 32, True))
     model, _ = ours(hf)
     extra = arrays(hf) | {"neck.fusion_stage.layers.1.residual_layer1.convolution3.weight": 0}

@@ -250,7 +250,7 @@ def trace(solids: Solids, camera: Camera, size: tuple[int, int]) -> tuple[np.nda
         if top >= bottom or left >= right:
             continue
         rays = _rays(maps[index], columns[left:right], rows[top:bottom])
-        hit = enter(solids.kind[index], origins[index], rays)
+        hit = enter(int(solids.kind[index]), origins[index], rays)
         window = depth[top:bottom, left:right]
         nearer = hit < window
         np.copyto(window, hit, where=nearer)
@@ -339,7 +339,7 @@ def shadowed(
     inside |= (radius >= distance)[:, None]
     for index, near in zip(casters, inside, strict=True):
         some = np.flatnonzero(near & ~dark)
-        hit = enter(solids.kind[index], origins[index], maps[index] @ rays[:, some])
+        hit = enter(int(solids.kind[index]), origins[index], maps[index] @ rays[:, some])
         # A point's own surface is at 1: stop short of it by more than float32 is off.
         dark[some[hit < 0.998]] = True
     return dark

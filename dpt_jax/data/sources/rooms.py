@@ -281,8 +281,8 @@ class Rooms:
         palette: (len(classes), 3) uint8 colours to draw labels with.
     """
 
-    classes = CLASSES
-    palette = PALETTE
+    classes: tuple[str, ...] = CLASSES
+    palette: np.ndarray = PALETTE
 
     def __init__(self, *, split: str, size: tuple[int, int], length: int, seed: int = 0):
         """Makes a data set.

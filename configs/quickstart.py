@@ -27,13 +27,15 @@ def get_config(task: str = "depth") -> ml_collections.ConfigDict:
     else:
         c.model.head.num_labels = 14
         c.model.auxiliary_head.use = True
+        c.model.neck.use_batch_norm_in_fusion_residual = True
     c.data.source = "rooms"
-    c.optimizer.learning_rate = 1e-3
+    c.optimizer.learning_rate = 2e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 50
     c.optimizer.multipliers = ()  # nothing is pretrained
     c.optimizer.clip_norm = 1.0
-    c.train.steps = 600
+    c.optimizer.beta2 = 0.95  # a short run
+    c.train.steps = 700
     c.train.batch_size = 16
     c.train.log_every = 25
     c.train.evaluate_every = 200

@@ -25,7 +25,7 @@ _KERNEL = {
 
 
 class Transform(Protocol):
-    """An augmentation step. It returns a new example and leaves its input alone."""
+    """An augmentation step. It never changes its input; what it returns may share its memory."""
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example: ...
 

@@ -191,7 +191,7 @@ class DepthMeter:
 
     def __init__(self, *, min_depth: float, max_depth: float):
         self.min_depth, self.max_depth = min_depth, max_depth
-        self.scores: dict[str, dict[str, float]] = {}
+        self.scores: list[dict[str, float]] = []
         self.empty: list[str] = []
 
     def update(self, name: str, prediction: np.ndarray, target: np.ndarray) -> float:
@@ -209,14 +209,14 @@ class DepthMeter:
         if scores is None:
             self.empty.append(name)
             return math.nan
-        self.scores[name] = scores
+        self.scores.append(scores)
         return scores["abs_rel"]
 
     def result(self) -> dict[str, float | int]:
         """Mean scores, the number of images in the mean, and of those without a valid pixel."""
         count = len(self.scores)
         means = {
-            key: math.fsum(s[key] for s in self.scores.values()) / count if count else math.nan
+            key: math.fsum(s[key] for s in self.scores) / count if count else math.nan
             for key in DEPTH_METRICS
         }
         return {**means, "images": count, "images_without_depth": len(self.empty)}

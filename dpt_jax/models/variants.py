@@ -34,6 +34,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "image_size": 128,
             "out_indices": (0, 1, 2, 3),
         },
-        "neck": {"hidden_sizes": (24, 48, 96, 128), "fusion_hidden_size": 48},
+        "neck": {"hidden_sizes": (32, 48, 64, 96), "fusion_hidden_size": 32},
     },
 }

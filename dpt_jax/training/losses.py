@@ -19,7 +19,10 @@ LOG_MIN, LOG_MAX = 1e-3, 1e6
 def cross_entropy(
     logits: Float[Array, "b h w k"], labels: Integer[Array, "b h w"], *, ignore: int = 255
 ) -> Float[Array, ""]:
-    """Mean over the labelled pixels of the batch; 0, with zero gradients, where there are none."""
+    """Mean over the labelled pixels of the batch; 0, with zero gradients, where there are none.
+
+    A label that is neither `ignore` nor one of the k classes makes the loss NaN rather than wrong.
+    """
     valid = labels != ignore
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     picked = jnp.take_along_axis(
@@ -74,7 +77,7 @@ def silog(
 
     Args:
         prediction: any finite number; values outside [1e-3, 1e6] count as the bound.
-        target: positive where `mask` is True.
+        target: positive where `mask` is True; clipped to the same bounds.
         mask: which pixels count; with none the loss is 0 and so are its gradients.
         variance_focus: lambda; 1 ignores the scale, 0 is the root mean square of d.
         weight: factor in front (BTS and AdaBins: 10; Depth Anything V2: 1 with lambda 0.5).

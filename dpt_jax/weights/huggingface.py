@@ -134,13 +134,14 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: DPT) -> dict[str, 
             problems.append(f"missing: {name} (for {'/'.join(path)})")
             continue
         used.add(name)
-        value = _to_linen(name, path[-1], np.asarray(state_dict[name]), factors)
+        value = np.asarray(state_dict[name])
+        if path[-1] == "kernel" and value.ndim == leaf.ndim:
+            value = value.transpose(_axes(name, value.ndim, factors))
         if value.shape != leaf.shape:
             problems.append(f"shape: {name} gives {value.shape}, the model has {leaf.shape}")
+            continue
         filled[path] = value.astype(leaf.dtype)
-    dead = KNOWN_DEAD
-    if model.auxiliary_head is None:
-        dead = (*dead, r"auxiliary_head\.")
+    dead = (*KNOWN_DEAD, *_dead_in(model))
     problems += [
         f"unused: {name}"
         for name in state_dict
@@ -151,15 +152,22 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: DPT) -> dict[str, 
     return flax.traverse_util.unflatten_dict(filled)
 
 
-def _to_linen(name: str, leaf: str, value: np.ndarray, factors: tuple[float, ...]) -> np.ndarray:
-    if leaf != "kernel":
-        return value
-    if value.ndim == 2:
-        return value.T
+def _axes(name: str, ndim: int, factors: tuple[float, ...]) -> tuple[int, ...]:
+    """The transposition that turns PyTorch's layout of a kernel into linen's."""
+    if ndim == 2:
+        return 1, 0
     layer = re.match(r"neck\.reassemble_stage\.layers\.(\d+)\.resize", name)
     if layer and factors[int(layer[1])] > 1:
-        return value.transpose(2, 3, 0, 1)  # torch's transposed convolution: in, out, h, w
-    return value.transpose(2, 3, 1, 0)
+        return 2, 3, 0, 1  # PyTorch's transposed convolution is in, out, h, w
+    return 2, 3, 1, 0
+
+
+def _dead_in(model: DPT) -> list[str]:
+    """Patterns of what this model does not read: blocks behind its last tap, heads it lacks."""
+    backbone: Any = model.backbone
+    behind = range(max(backbone.out_indices) + 1, backbone.num_hidden_layers)
+    dead = [rf"dpt\.encoder\.layer\.{i}\." for i in behind]
+    return dead if model.auxiliary_head is not None else [*dead, r"auxiliary_head\."]
 
 
 def read_directory(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

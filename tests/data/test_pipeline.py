@@ -211,7 +211,7 @@ def test_evaluation_is_dealt_out_without_loss(processes, limit):
         for p in range(processes)
     ]
     want = range(7 if limit is None else min(limit, 7))
-    assert sorted(sum(parts, [])) == list(want)
+    assert sorted(itertools.chain(*parts)) == list(want)
     assert all(part == sorted(part) for part in parts)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

@@ -5,6 +5,8 @@ import functools
 import hashlib
 import json
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +194,24 @@ def test_palette_images_give_their_indices(tmp_path):
     np.testing.assert_array_equal(read_ids(tmp_path / "p.png"), ids)
 
 
+def test_label_maps_of_four_bits_are_refused_or_read_right(tmp_path):
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 4, 1, 4, 0, 0, 0, 0)  # 4 x 1 pixels of 4 grey bits
+    pixels = zlib.compress(b"\x00\x01\x23")
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    path = tmp_path / "four.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    try:
+        got = read_ids(path)
+    except DatasetError as error:
+        assert "four.png" in str(error)
+    else:
+        np.testing.assert_array_equal(got, [[0, 1, 2, 3]])
+
+
 def test_depth_is_stored_times_scale(tmp_path):
     stored = np.array([[0, 1, 256], [1000, 40000, 65535]], np.uint16)
     save(tmp_path / "d.png", stored)
@@ -332,17 +352,22 @@ WRONG_TYPES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    (WRONG_MANIFESTS | WRONG_TYPES).values(),
-    ids=(WRONG_MANIFESTS | WRONG_TYPES),
-)
-def test_a_wrong_manifest_is_refused(tmp_path, content, message):
+def check_refused(tmp_path, content, message):
     rgbd(tmp_path)
     text = content if isinstance(content, str) else json.dumps(content)
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(DatasetError, match=re.escape(message)):
         RGBD(root=str(tmp_path), manifest=None, split="train")
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG_MANIFESTS.values(), ids=WRONG_MANIFESTS)
+def test_a_wrong_manifest_is_refused(tmp_path, content, message):
+    check_refused(tmp_path, content, message)
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG_TYPES.values(), ids=WRONG_TYPES)
+def test_a_value_of_a_wrong_type_is_refused(tmp_path, content, message):
+    check_refused(tmp_path, content, message)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +379,7 @@ def test_a_wrong_manifest_is_refused(tmp_path, content, message):
         ("rgb/0.png None 721.5\n", "lists/val.txt, entry 1 (rgb/0.png)"),
         ("rgb/0.png ../../depth/0.png\n", "../../depth/0.png"),
         ("rgb/0.png depth/9.png\n", "depth/9.png"),
-        (b"\xff\xfe\x00r\n", "lists/val.txt"),
+        pytest.param(b"\xff\xfe\x00r\n", "lists/val.txt", id="not-utf-8"),
     ],
 )
 def test_a_wrong_list_is_refused(tmp_path, text, message):
@@ -369,11 +394,11 @@ def test_missing_folders_and_manifests(tmp_path):
         RGBD(root=None, manifest=None, split="train")
     with pytest.raises(DatasetError, match=r"nowhere.manifest\.json"):
         RGBD(root=str(tmp_path / "nowhere"), manifest=None, split="train")
-    with pytest.raises(DatasetError, match="nothing.json"):
+    with pytest.raises(DatasetError, match=r"nothing\.json"):
         RGBD(root=str(tmp_path), manifest=str(tmp_path / "nothing.json"), split="train")
     rgbd(tmp_path, MANIFEST | {"origin": "get it at the corner"})
     manifest = str(tmp_path / "manifest.json")
-    with pytest.raises(DatasetError, match="nowhere.*get it at the corner"):
+    with pytest.raises(DatasetError, match=r"nowhere.*get it at the corner"):
         RGBD(root=str(tmp_path / "nowhere"), manifest=manifest, split="train")
 
 
@@ -411,7 +436,7 @@ def test_build_source(tmp_path):
     assert isinstance(build_source(config | {"source": "rgbd"}, "train"), RGBD)
     ade(tmp_path)
     assert isinstance(build_source(config | {"source": "ade20k"}, "train"), ADE20K)
-    with pytest.raises(DatasetError, match="'coco'.*ade20k"):
+    with pytest.raises(DatasetError, match=r"'coco'.*ade20k"):
         build_source(config | {"source": "coco"}, "train")
 
 

@@ -403,7 +403,7 @@ def test_build_augmentations():
         PhotoMetricDistortion(),
     )
     assert build_augmentations(OFF | {"photometric": "bts"}) == (ColorJitter(),)
-    with pytest.raises(DatasetError, match="'sepia'.*mmseg, bts"):
+    with pytest.raises(DatasetError, match=r"'sepia'.*mmseg, bts"):
         build_augmentations(OFF | {"photometric": "sepia"})
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses against float64 loops and torch, and finite gradients whatever the mask."""
 
+import itertools
 import math
 
 import jax
@@ -49,7 +50,7 @@ def exact(name, prediction, target, mask):
             ]
         )
     if loss is silog:
-        per_image = [sum(per_image, [])]
+        per_image = [list(itertools.chain(*per_image))]
     scores = []
     for d in per_image:
         if d:
@@ -338,10 +339,8 @@ def test_cross_entropy_computes_in_float32():
 @pytest.mark.parametrize("weight", [0.4, 0.2])
 def test_segmentation_loss_resizes_both_heads(size, weight):
     rng = np.random.default_rng(6)
-    logits, aux = (
-        (2 * rng.standard_normal(shape)).astype(np.float32)
-        for shape in [(2, 3, 4, 3), (2, 2, 2, 3)]
-    )
+    logits = (2 * rng.standard_normal((2, 3, 4, 3))).astype(np.float32)
+    aux = (2 * rng.standard_normal((2, 2, 2, 3))).astype(np.float32)
     labels = rng.integers(0, 3, (2, *size)).astype(np.uint8)
     labels[:, 0] = 255
     ce = exact_cross_entropy(halfway(logits, size), labels)

@@ -26,6 +26,8 @@ def build_source(config: Mapping[str, Any], split: str) -> Source:
     Raises:
         DatasetError: an unknown source, or data that is missing or inconsistent.
     """
+    if split not in ("train", "validation"):
+        raise DatasetError(f"unknown split {split!r}; use train or validation")
     kind = config["source"]
     if kind == "rooms":
         rooms = config["rooms"]

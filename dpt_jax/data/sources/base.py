@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a source of examples is, and how its files are read: checked, never skipped in silence."""
 
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,15 +67,25 @@ def read_rgb(path: Path) -> np.ndarray:
     EXIF is ignored because annotations are stored unrotated, as the reference pipelines read them.
     """
     with _open(path) as image:
-        return np.asarray(_decoded(image.convert, path, "RGB"))
+        if image.mode.startswith(("I", "F")):
+            raise DatasetError(
+                f"{path} has mode {image.mode}; images must have 8 bits per channel, because how "
+                "brighter ones are to be mapped is not known. Is it a depth map?"
+            )
+        with warnings.catch_warnings():
+            # Palette images with transparency in bytes: the colours are right all the same.
+            warnings.filterwarnings("ignore", "Palette images with Transparency")
+            return np.asarray(_decoded(image.convert, path, "RGB"))
 
 
 def read_ids(path: Path) -> np.ndarray:
     """An 8-bit one-channel PNG of class ids as uint8 (h, w); palette images give their indices."""
     with _open(path) as image:
-        if image.mode not in ("L", "P"):
+        # Pillow stretches grey PNGs of 1, 2 or 4 bits to 0..255, which would change the ids.
+        if image.mode not in ("L", "P") or (image.mode == "L" and _bits(path) != 8):
             raise DatasetError(
-                f"{path} has mode {image.mode}; a label map must be an 8-bit single-channel (or "
+                f"{path} has mode {image.mode}, {_bits(path)} bits; a label map must "
+                "be an 8-bit single-channel (or "
                 "palette) PNG whose pixel values are class ids"
             )
         return np.asarray(_decoded(np.array, path, image), np.uint8)
@@ -115,6 +126,13 @@ def _open(path: Path) -> Image.Image:
             f"{path} claims {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS}"
         )
     return image
+
+
+def _bits(path: Path) -> int:
+    """Bits per sample in the header of a PNG; 8 for other formats."""
+    with path.open("rb") as file:
+        header = file.read(25)
+    return header[24] if header[:8] == b"\x89PNG\r\n\x1a\n" and len(header) == 25 else 8
 
 
 def _decoded(decode: Any, path: Path, argument: Any) -> Any:

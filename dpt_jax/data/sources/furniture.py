@@ -38,27 +38,27 @@ class Part(NamedTuple):
 
 # Class: hue, saturation and value ranges, patterns, and range of the pattern's scale in metres.
 _LOOKS: dict[str, tuple] = {
-    "wall": ((0, 1), (0, 0.28), (0.55, 0.95), (PLAIN, MOTTLE, BRICKS, STRIPES), (0.15, 0.35)),
-    "floor": ((0.04, 0.14), (0.2, 0.65), (0.2, 0.65), (PLANKS, CHECKER, MOTTLE), (0.15, 0.6)),
+    "wall": ((0, 1), (0, 0.25), (0.55, 0.95), (PLAIN, MOTTLE, BRICKS, STRIPES), (0.15, 0.35)),
+    "floor": ((0.05, 0.12), (0.25, 0.55), (0.2, 0.5), (PLANKS, CHECKER, MOTTLE), (0.15, 0.6)),
     "ceiling": ((0, 1), (0, 0.1), (0.75, 0.98), (PLAIN, PLAIN, MOTTLE, PLANKS), (0.3, 0.6)),
-    "door": ((-0.02, 0.08), (0.4, 0.85), (0.3, 0.75), (PLAIN, PLANKS, MOTTLE), (0.1, 0.3)),
-    "window": ((0.5, 0.62), (0.15, 0.5), (0.7, 1.0), (PLAIN, MOTTLE), (0.3, 0.8)),
-    "picture": ((0, 1), (0.4, 1.0), (0.3, 1.0), (MOTTLE, CHECKER, STRIPES), (0.06, 0.2)),
-    "rug": ((0.82, 1.02), (0.4, 0.9), (0.25, 0.8), (CHECKER, STRIPES, MOTTLE), (0.1, 0.3)),
-    "bed": ((0.55, 0.75), (0.2, 0.7), (0.4, 0.95), (PLAIN, STRIPES, CHECKER), (0.1, 0.3)),
-    "table": ((0.06, 0.13), (0.4, 0.9), (0.25, 0.75), (PLANKS, PLAIN, MOTTLE), (0.1, 0.2)),
-    "cabinet": ((0.4, 0.55), (0.15, 0.6), (0.25, 0.75), (PLAIN, PLANKS, MOTTLE), (0.15, 0.4)),
-    "lamp": ((0.1, 0.17), (0.2, 0.7), (0.8, 1.0), (PLAIN, STRIPES), (0.05, 0.1)),
-    "ball": ((0, 1), (0.7, 1), (0.55, 1.0), (PLAIN, STRIPES, CHECKER), (0.1, 0.25)),
+    "door": ((-0.03, 0.03), (0.6, 0.9), (0.4, 0.8), (PLAIN, PLANKS, MOTTLE), (0.1, 0.3)),
+    "window": ((0.5, 0.58), (0.2, 0.5), (0.8, 1.0), (PLAIN, MOTTLE), (0.3, 0.8)),
+    "picture": ((0.7, 0.82), (0.5, 1.0), (0.4, 1.0), (MOTTLE, CHECKER, STRIPES), (0.06, 0.2)),
+    "rug": ((0.86, 0.95), (0.5, 0.9), (0.35, 0.85), (CHECKER, STRIPES, MOTTLE), (0.1, 0.3)),
+    "bed": ((0.58, 0.68), (0.4, 0.9), (0.5, 0.95), (PLAIN, STRIPES, CHECKER), (0.1, 0.3)),
+    "table": ((0.06, 0.11), (0.7, 1.0), (0.55, 0.95), (PLANKS, PLAIN, MOTTLE), (0.1, 0.2)),
+    "cabinet": ((0.42, 0.5), (0.3, 0.8), (0.3, 0.8), (PLAIN, PLANKS, MOTTLE), (0.15, 0.4)),
+    "lamp": ((0.13, 0.17), (0.4, 0.9), (0.8, 1.0), (PLAIN, STRIPES), (0.05, 0.1)),
+    "ball": ((0.18, 0.26), (0.75, 1.0), (0.6, 1.0), (PLAIN, STRIPES, CHECKER), (0.1, 0.25)),
     "column": ((0, 1), (0, 0.2), (0.3, 0.7), (PLAIN, MOTTLE, BRICKS), (0.1, 0.25)),
-    "plant": ((0.22, 0.4), (0.4, 0.9), (0.2, 0.65), (MOTTLE,), (0.05, 0.12)),
+    "plant": ((0.3, 0.39), (0.5, 0.95), (0.2, 0.6), (MOTTLE,), (0.05, 0.12)),
 }
 
 
 def draw_paint(rng: np.random.Generator, name: str, glow: float = 0.0) -> Paint:
     """Draws a paint that is typical of class `name`, mostly."""
     hues, saturations, values, patterns, scales = _LOOKS[name]
-    if rng.random() < 0.12:  # Any class may take any colour: colour alone must not tell it.
+    if rng.random() < 0.1:  # Any class may take any colour: colour alone must not tell it.
         hues, saturations = (0, 1), (0, 0.9)
 
     draws = rng.random((3, 3)).tolist()

@@ -94,21 +94,17 @@ def _read_manifest(path: Path, advice: str) -> dict[str, Any]:
     if not path.is_file():
         raise base.DatasetError(f"manifest not found: {path}. {advice}")
     try:
-        spec = json.loads(path.read_text())
+        spec = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise base.DatasetError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(spec, dict):
         raise base.DatasetError(f"{path} must hold a JSON object, not a {type(spec).__name__}")
     required = ("depth_unit", "depth_scale", "splits")
-    known = (*required, "origin")
     for key in required:
         if key not in spec:
             raise base.DatasetError(f"{path} lacks {key!r}. {advice}")
-    for key in spec:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise base.DatasetError(f"{path}: unknown key {key!r}; did you mean {near!r}?")
-    if spec["depth_unit"] not in METRES:
+    _check_keys(str(path), spec, (*required, "origin"))
+    if not isinstance(spec["depth_unit"], str) or spec["depth_unit"] not in METRES:
         raise base.DatasetError(
             f"{path}: depth_unit {spec['depth_unit']!r} is not one of {', '.join(METRES)}"
         )
@@ -123,13 +119,26 @@ def _read_manifest(path: Path, advice: str) -> dict[str, Any]:
     return spec
 
 
+def _check_keys(where: str, spec: dict[str, Any], known: tuple[str, ...]) -> None:
+    for key in spec:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise base.DatasetError(f"{where}: unknown key {key!r}; did you mean {near!r}?")
+
+
 def _read_pairs(
     manifest: Path, root: Path, split: str, spec: Any, advice: str
 ) -> list[tuple[Path, Path]]:
+    where = f"{manifest}, split {split!r}"
     if not isinstance(spec, dict) or ("pairs" in spec) == ("list" in spec):
-        raise base.DatasetError(f"{manifest}: split {split!r} must have either 'pairs' or 'list'")
+        raise base.DatasetError(f"{where}: must have either 'pairs' or 'list'")
+    for key, kind in (("root", str), ("list", str), ("pairs", list)):
+        if not isinstance(spec.get(key, kind()), kind):
+            raise base.DatasetError(
+                f"{where}: {key!r} must be a {kind.__name__}, not {spec[key]!r}"
+            )
+    _check_keys(where, spec, ("root", "list", "pairs"))
     folder = base.inside(root, spec.get("root", ""))
-    where = str(manifest)
     rows = spec.get("pairs")
     if rows is None:
         listing = base.inside(root, spec["list"])
@@ -138,7 +147,11 @@ def _read_pairs(
                 f"file not found: {listing}, the list of split {split!r} in {manifest}. {advice}"
             )
         where = str(listing)
-        rows = [line.split()[:2] for line in listing.read_text().splitlines() if line.strip()]
+        try:
+            lines = listing.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise base.DatasetError(f"{listing} is not UTF-8 text: {error}") from error
+        rows = [line.split()[:2] for line in lines if line.strip()]
     if not rows:
         raise base.DatasetError(f"split {split!r} is empty: no pairs in {where}")
     pairs = []

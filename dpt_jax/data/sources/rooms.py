@@ -63,7 +63,7 @@ class Scene(NamedTuple):
     label: np.ndarray
     paints: list[Paint]
     camera: raycast.Camera
-    lights: np.ndarray  # (2, 3) metres; only the first casts shadows
+    lights: np.ndarray  # (2, 3) metres: the ceiling's, which casts shadows, and the camera's flash
     power: np.ndarray  # (2,)
     ambient: float
     tone: np.ndarray  # (3,) exposure times white balance
@@ -163,12 +163,13 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     pitch = float(np.clip(rng.normal(-0.15, 0.2), -0.7, 0.35))
     camera = raycast.Camera.looking(eye, yaw, pitch, rng.normal(0, 0.035))
 
-    lights = np.stack([lamp, eye + rng.uniform(-0.3, 0.3, 3)])
-    tone = rng.uniform(0.2, 0.38) * rng.uniform(0.85, 1.15, 3)
+    lights = np.stack([lamp, eye + rng.uniform(-0.1, 0.1, 3)])
+    # A fixed exposure, as with a flash: how bright a known thing is tells how far it is.
+    tone = rng.uniform(0.33, 0.43) * rng.uniform(0.9, 1.1, 3)
     kinds, centres, halves, turns, paints = zip(*rows, strict=True)
     solids = raycast.Solids(np.array(kinds), np.array(centres), np.array(halves), np.array(turns))
-    power = np.array([rng.uniform(0.7, 1.5), rng.uniform(0.0, 0.4)])
-    ambient = rng.uniform(0.25, 0.5)
+    power = np.array([rng.uniform(0.3, 0.8), rng.uniform(2.0, 3.0)])
+    ambient = rng.uniform(0.08, 0.2)
     return Scene(
         solids, np.array(labels, np.uint8), list(paints), camera, lights, power, ambient, tone
     )
@@ -266,8 +267,7 @@ def render(scene: Scene, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray,
         light += lit
     light += np.array(glows, np.float32).take(surface)
     radiance = albedo * light
-    exposure = (scene.tone / radiance.mean()).astype(np.float32)
-    image = (radiance * exposure[:, None]).reshape(3, *size)
+    image = (radiance * scene.tone.astype(np.float32)[:, None]).reshape(3, *size)
     return image, depth, scene.label.take(seen)
 
 

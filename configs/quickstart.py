@@ -27,9 +27,11 @@ def get_config(task: str = "depth") -> ml_collections.ConfigDict:
     else:
         c.model.head.num_labels = 14
         c.model.auxiliary_head.use = True
-        c.model.neck.use_batch_norm_in_fusion_residual = True
+    # The paper has BatchNorm in the decoder for segmentation only; from random weights, and for so
+    # few steps, it helps both tasks.
+    c.model.neck.use_batch_norm_in_fusion_residual = True
     c.data.source = "rooms"
-    c.optimizer.learning_rate = 2e-3
+    c.optimizer.learning_rate = 1e-3 if task == "depth" else 2e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 50
     c.optimizer.multipliers = ()  # nothing is pretrained

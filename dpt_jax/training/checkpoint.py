@@ -77,8 +77,11 @@ class Checkpoints:
         )
         return state, restored["meta"]
 
-    def close(self) -> None:
-        """Waits until everything is committed."""
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Waits until everything is committed, also when the run ends with an error."""
         self._latest.close()
         self._best.close()
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,14 +39,21 @@ class RunLog:
             "eval", and the numbers) and TensorBoard events.
         start_step: lines of later steps, left by a run that was killed after its last checkpoint,
             are removed, because the same steps will be taken again.
+        drop_evaluation: also remove the evaluation of `start_step` itself.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
+    def __init__(self, workdir: Path, start_step: int, *, drop_evaluation: bool = False):
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step]
+            last_evaluation = start_step - drop_evaluation
+            kept = [
+                line
+                for line in _whole_lines(path)
+                if (row := json.loads(line))["step"]
+                <= (last_evaluation if row["kind"] == "eval" else start_step)
+            ]
             path.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
@@ -62,7 +70,10 @@ class RunLog:
         """Adds an RGB picture, uint8 (h, w, 3), to the TensorBoard events."""
         self._events.add_image(name, image, step, dataformats="HWC")
 
-    def close(self) -> None:
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         """Flushes everything."""
         self._file.close()
         self._events.close()

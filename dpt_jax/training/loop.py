@@ -2,6 +2,7 @@
 """train(config, workdir): the whole of a run, in run order."""
 
 import collections
+import contextlib
 import functools
 import json
 import signal
@@ -84,7 +85,12 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     run_config.save(config, stored)
 
-    with jax.set_mesh(mesh), checkpoint_on_sigterm() as terminated:
+    with (
+        jax.set_mesh(mesh),
+        checkpoint_on_sigterm() as terminated,
+        checkpoint.Checkpoints(workdir) as checkpoints,
+        contextlib.ExitStack() as stack,
+    ):
         make_tx = functools.partial(_make_tx, config, total_steps)
         init = init_state(model, lambda p: make_tx(p)[0], config["seed"], _small_input(model))
         abstract = jax.eval_shape(init)
@@ -93,7 +99,6 @@ def train(
         train_step = make_train_step(model, tx, schedule, config, shardings)
 
         # Where the state comes from: 1. the newest checkpoint of this run; 2. initialisation.
-        checkpoints = checkpoint.Checkpoints(workdir)
         restored = checkpoints.restore_latest(checkpoint.abstract_like(abstract, shardings))
         if restored:
             state, meta = restored
@@ -103,7 +108,9 @@ def train(
         step = start_step = int(state.step)
 
         write_environment(workdir, start_step)
-        log = RunLog(workdir, start_step)
+        # The final evaluation is not part of any checkpoint, so a complete run repeats it.
+        complete = start_step == total_steps
+        log = stack.enter_context(RunLog(workdir, start_step, drop_evaluation=complete))
         _announce(config, task, model, abstract.params, mesh, train_source, start_step, workdir)
 
         evaluate = validation.make_evaluate(config, model, mesh, validation_source, "validation")
@@ -152,17 +159,13 @@ def train(
                 progress.restart()
 
         if step < total_steps:
-            checkpoints.close()
-            log.close()
-            logging.info("stopped by SIGTERM at step %d; the same command continues", step)
+            logging.info("SIGTERM: saved step %d; the same command continues", step)
             return None
         baseline = validation.make_baseline(config, model, train_source)
         found = evaluate(state.variables, None, baseline)
         _record(found, step, log, workdir, validation_source)
         if _is_better(found, meta):
             checkpoints.save_best(state, step, {"best_score": found.main_score, "best_step": step})
-        checkpoints.close()
-        log.close()
 
     paths = evaluation.write_evaluation(
         found,

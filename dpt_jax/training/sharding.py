@@ -6,6 +6,7 @@ keeps of it) is replicated over `data` and split over `fsdp` along its largest d
 is big. With one device everything below is the identity.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,25 +19,30 @@ MIN_SHARDED_SIZE = 2**16
 BATCH = jax.P(("data", "fsdp"))
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> jax.sharding.Mesh:
-    """The mesh over all devices; -1 for one of the axes means "the rest".
+def make_mesh(
+    data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+    """The mesh over `devices` (None: all); -1 for one of the axes means "the rest".
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    devices = list(devices or jax.devices())
+    count = len(devices)
     sizes = [data, fsdp]
     if sizes.count(-1) == 1:
         known = -data * fsdp  # the one unknown is -1
-        sizes[sizes.index(-1)] = devices // known if known > 0 else 0
-    if min(sizes) < 1 or sizes[0] * sizes[1] != devices:
+        sizes[sizes.index(-1)] = count // known if known > 0 else 0
+    if min(sizes) < 1 or sizes[0] * sizes[1] != count:
         raise ValueError(
-            f"config.mesh data={data}, fsdp={fsdp} does not fit {devices} devices; "
+            f"config.mesh data={data}, fsdp={fsdp} does not fit {count} devices; "
             "their product must "
             "be the number of devices (-1 stands for the rest)"
         )
     # Linen's convolutions do not thread output shardings, which Explicit axes would ask for.
-    return jax.make_mesh(tuple(sizes), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh(
+        tuple(sizes), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
 
 
 def state_shardings(mesh: jax.sharding.Mesh, abstract_state: Any) -> Any:

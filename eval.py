@@ -8,19 +8,16 @@ Prints the table and writes OUTPUT/validation.json and OUTPUT/validation.png (a 
 Without --config, the config is that of the run, and --config.* cannot be used.
 """
 
-import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
-from dpt_jax import load_pretrained
-from dpt_jax.data.sources import DatasetError, build_source
+from dpt_jax import command_line, load_pretrained
+from dpt_jax.data.sources import build_source
 from dpt_jax.evaluation.evaluate import format_table, write_evaluation
 from dpt_jax.training import ConfigError, config, sharding, validation
-from dpt_jax.training.log import log_for_people
-from train import parse_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; default: the workdir's own.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
@@ -31,17 +28,6 @@ LIMIT = flags.DEFINE_integer("limit", None, "Only so many first images.", lower_
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; default: WORKDIR/eval.")
 
 
-def main(argv: list[str]) -> None:
-    """Scores and reports; what the user can mend ends in one line instead of a traceback."""
-    if len(argv) > 1:
-        app.usage(shorthelp=True, detailed_error=f"unknown arguments {argv[1:]}", exitcode=2)
-    try:
-        run()
-    except (ConfigError, DatasetError, FileNotFoundError, ValueError) as error:
-        logging.log(1, "where it was raised:", exc_info=True)  # shown by --verbosity=1
-        sys.exit(f"error: {error}")
-
-
 def run() -> None:
     """Loads, scores, prints and writes."""
     if not WORKDIR.value and not CHECKPOINT.value:
@@ -50,8 +36,8 @@ def run() -> None:
     settings = resolved_config(weights)
     model, variables = load_pretrained(weights, which=WHICH.value)
     task = settings["model"]["head"]["type"]
-    if task != model.task:
-        raise ConfigError(f"{weights} is a {model.task} model, but the config is for {task}")
+    if task != model.task:  # a Hugging Face folder brings its own head
+        raise ConfigError(f"the config is for {task}, {weights} holds a {model.task} model")
     mesh = sharding.make_mesh(**settings["mesh"])
     sharding.check_batch_size(mesh, settings["eval"]["batch_size"], "config.eval.batch_size")
     source = build_source(settings["data"], SPLIT.value)
@@ -84,6 +70,9 @@ def resolved_config(weights: Path) -> dict:
     stored = config.load(weights / "config.json")
     if given is None:
         return stored
+    tasks = [each["model"]["head"]["type"] for each in (given, stored)]
+    if tasks[0] != tasks[1]:
+        raise ConfigError(f"the config is for {tasks[0]}, {weights} was trained for {tasks[1]}")
     normalisation = {key: stored["data"][key] for key in ("mean", "std")}
     return stored | {
         "data": given["data"] | normalisation,
@@ -93,5 +82,4 @@ def resolved_config(weights: Path) -> dict:
 
 
 if __name__ == "__main__":
-    log_for_people()
-    app.run(main, flags_parser=parse_flags)
+    command_line.start(run)

@@ -31,8 +31,6 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path):
-        # One line per saved array is not for people.
-        logging.get_absl_logger().addFilter(_not_from_orbax)
         self._latest = _manager(workdir / "checkpoints", keep=2)
         self._best = _manager(workdir / "best", keep=1)
 
@@ -98,7 +96,6 @@ def load_variables(directory: Path, abstract_variables: Any) -> tuple[Any, int]:
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoints: {directory} does not exist")
-    logging.get_absl_logger().addFilter(_not_from_orbax)
     with _manager(directory, keep=None, read_only=True) as manager:
         step = manager.latest_step()
         if step is None:
@@ -119,6 +116,7 @@ def has_steps(directory: Path) -> bool:
 
 
 def _manager(directory: Path, keep: int | None, read_only: bool = False) -> ocp.CheckpointManager:
+    logging.get_absl_logger().addFilter(_is_for_people)
     policy = checkpoint_managers.LatestN(keep) if keep else None
     return ocp.CheckpointManager(
         directory.absolute(),
@@ -152,5 +150,6 @@ def abstract_like(state: Any, shardings: Any) -> Any:
     )
 
 
-def _not_from_orbax(record: Any) -> bool:
+def _is_for_people(record: Any) -> bool:
+    """Drops orbax's information, several lines for every save."""
     return record.levelno >= 30 or "orbax" not in record.pathname

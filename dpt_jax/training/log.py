@@ -1,32 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says: a progress line, `metrics.jsonl`, TensorBoard events, `environment.json`."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
-import logging as standard_logging
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-
-
-def log_for_people() -> None:
-    """Log lines of time and message, without the chatter of libraries; for command-line tools."""
-    logging.set_verbosity(logging.INFO)
-    formatter = standard_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    logging.get_absl_handler().setFormatter(formatter)
-    for name in ("jax", "orbax", "grain"):
-        standard_logging.getLogger(name).setLevel(standard_logging.WARNING)
-
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -43,7 +33,8 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, start_step: int, *, drop_evaluation: bool = False):
-        from tensorboardX import SummaryWriter
+        with _without_torch():
+            from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
         if path.exists():
@@ -77,6 +68,19 @@ class RunLog:
         """Flushes everything."""
         self._file.close()
         self._events.close()
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hides torch, which tensorboardX imports when it finds it, for seconds and to no use here."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules["torch"]
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ BATCH = jax.P(("data", "fsdp"))
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
     """The mesh over `devices` (None: all); -1 for one of the axes means "the rest".
 

@@ -26,11 +26,11 @@ def small_config(task):
     c.data.augment.photometric = "mmseg"
     c.optimizer.warmup_steps = 2
     c.train.steps = 12
-    c.train.batch_size = 4
+    c.train.batch_size = 8
     c.train.log_every = 2
     c.train.evaluate_every = 3
     c.train.checkpoint_every = 2
-    c.eval.batch_size = 4
+    c.eval.batch_size = 8
     c.eval.limit = 3
     c.eval.baseline_images = 8
     return c

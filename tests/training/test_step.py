@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The jitted step: the same losses on any number of devices, and nothing non-finite in the state."""
+"""The jitted step: the same losses on any number of devices, and only finite states."""
 
 import functools
 
@@ -29,6 +29,9 @@ def tiny_config(task):
     c.model.neck.fusion_hidden_size = 16
     c.model.backbone.hidden_dropout_prob = 0.1
     c.optimizer.warmup_steps = 0
+    # Adam divides a gradient by its own size, which turns rounding into steps; SGD does not.
+    c.optimizer.name = "sgd"
+    c.optimizer.learning_rate = 0.05
     return run_config.resolve(c)
 
 
@@ -80,9 +83,8 @@ def test_eight_devices_give_the_losses_of_one(one_device, axes):
     assert mesh.size == 8
     sharded_losses, sharded = run(task, mesh)
     np.testing.assert_allclose(sharded_losses, losses, rtol=2e-5)
-    # Adam divides by the gradient's own size, so that rounding shows; it must stay rounding.
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(sharded.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=3e-4)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     for a, b in zip(
         jax.tree.leaves(state.batch_stats), jax.tree.leaves(sharded.batch_stats), strict=True
     ):
@@ -95,7 +97,7 @@ def test_big_leaves_are_split_over_fsdp_and_their_optimizer_state_too():
         state, _ = make_step("depth", mesh)
     kernel = state.params["backbone"]["encoder"]["layer_0"]["intermediate"]["dense"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
-    moments = state.opt_state[1].mu["backbone"]["encoder"]["layer_0"]["intermediate"]["dense"]
+    moments = state.opt_state[1].trace["backbone"]["encoder"]["layer_0"]["intermediate"]["dense"]
     assert moments["kernel"].addressable_shards[0].data.size == kernel.size // 4
     bias = state.params["backbone"]["encoder"]["layer_0"]["intermediate"]["dense"]["bias"]
     assert bias.addressable_shards[0].data.size == bias.size
@@ -123,7 +125,8 @@ def test_the_state_is_donated():
 
 @pytest.mark.parametrize("task", ["depth", "segmentation"])
 def test_a_step_that_is_not_finite_leaves_all_but_the_step_as_it_was(task, monkeypatch):
-    from dpt_jax.training import losses, step as step_module
+    from dpt_jax.training import losses
+    from dpt_jax.training import step as step_module
 
     name = "depth_loss" if task == "depth" else "segmentation_loss"
     original = getattr(losses, name)

@@ -23,11 +23,14 @@ sys.path.insert(0, str(HERE))
 from small_run import small_config  # noqa: E402  (a script beside this file)
 
 
+CACHE = tempfile.TemporaryDirectory(prefix="compiled")
+
+
 def start(workdir, *overrides, task="depth"):
     command = [sys.executable, str(HERE / "small_run.py"), task, str(workdir), *overrides]
-    # One device: the flag for eight is for this process. What one run compiled serves the next.
+    # One device: the flag for eight is for this process. What one run compiles serves the next.
     cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "dpt_jax_test_cache"),
+        "JAX_COMPILATION_CACHE_DIR": CACHE.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **cache}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight CPU devices for every test, and shapes checked at run time.
+"""Eight CPU devices for every test.
 
 The flag must be set before jax starts its backend; tests that want one device make a mesh of one.
 """

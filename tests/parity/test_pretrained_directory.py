@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Directories that transformers writes load and predict the same; what is not one is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dpt_jax import load_pretrained
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 64,
+    "backbone_out_indices": [0, 1],
+    "neck_hidden_sizes": [8, 12],
+    "reassemble_factors": [2, 1],
+    "fusion_hidden_size": 16,
+}
+
+
+@pytest.mark.parametrize("labels", [None, 2, 7])
+def test_a_directory_that_transformers_saved_predicts_the_same(tmp_path, labels):
+    torch = pytest.importorskip("torch", reason="needs torch, the oracle")
+    transformers = pytest.importorskip("transformers", reason="needs transformers, the oracle")
+    torch.manual_seed(0)
+    if labels is None:
+        model = transformers.DPTForDepthEstimation(transformers.DPTConfig(**SMALL))
+    else:
+        config = transformers.DPTConfig(**SMALL, num_labels=labels)
+        model = transformers.DPTForSemanticSegmentation(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+    model.eval().save_pretrained(tmp_path)
+
+    pixels = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
+    loaded, variables = load_pretrained(tmp_path)
+    with jax.default_matmul_precision("highest"):
+        ours = loaded.apply(variables, pixels)
+    if labels is None:
+        expected, found = theirs.predicted_depth.numpy(), ours.depth
+    else:
+        expected, found = theirs.logits.numpy().transpose(0, 2, 3, 1), ours.logits
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_is_not_a_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a training workdir .* nor a Hugging Face"):
+        load_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("field", [{"is_hybrid": True}, {"backbone_config": {}, "model_type": "x"}])
+def test_families_that_cannot_be_read_yet_are_named(tmp_path, field):
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dpt"} | field))
+    with pytest.raises(ValueError, match="only the plain ViT-DPT"):
+        load_pretrained(tmp_path)

@@ -2,21 +2,24 @@
 """Scores a trained model on a split, every image exactly once.
 
     python eval.py --workdir runs/quickstart
-    python eval.py --config configs/nyuv2.py --config.data.root=nyu --checkpoint DIR
+    python eval.py --config configs/ade20k.py --config.data.root=DIR --checkpoint path/to/hf_model
 
-Prints the table and writes OUTPUT/validation.json and OUTPUT/validation.png (a contact sheet).
-Without --config, the config is that of the run, and --config.* cannot be used.
+Prints the table and writes SPLIT.json and SPLIT.png (a contact sheet) to --output. Without
+--config, the config is that of the run.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from dpt_jax import command_line, load_pretrained
+from dpt_jax import DPT, build_model, command_line, load_pretrained
 from dpt_jax.data.sources import build_source
 from dpt_jax.evaluation.evaluate import format_table, write_evaluation
+from dpt_jax.pretrained import load_workdir_variables
 from dpt_jax.training import ConfigError, config, sharding, validation
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; default: the workdir's own.")
@@ -25,7 +28,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Weights: a workdir or a Hu
 WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "Of a workdir, which checkpoint.")
 SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation"], "What to score.")
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many first images.", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; default: WORKDIR/eval.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for results; default: WORKDIR/eval or ./eval.")
 
 
 def run() -> None:
@@ -33,13 +36,18 @@ def run() -> None:
     if not WORKDIR.value and not CHECKPOINT.value:
         raise ConfigError("nothing to evaluate: pass --workdir or --checkpoint")
     weights = Path(CHECKPOINT.value or WORKDIR.value or "")
-    settings = resolved_config(weights)
-    model, variables = load_pretrained(weights, which=WHICH.value)
-    task = settings["model"]["head"]["type"]
-    if task != model.task:  # a Hugging Face folder brings its own head
-        raise ConfigError(f"the config is for {task}, {weights} holds a {model.task} model")
+    is_run = (weights / "checkpoints").is_dir()
+    settings = run_settings(weights) if is_run else directory_settings(weights)
+    dtype, step = settings["model"]["dtype"], None
+    if is_run:
+        model = build_model(settings["model"])
+        variables, step = load_workdir_variables(weights, model, WHICH.value)
+    else:
+        model, variables = load_pretrained(weights, dtype=dtype)
+        check_directory_task(weights, model, settings)
     mesh = sharding.make_mesh(**settings["mesh"])
     sharding.check_batch_size(mesh, settings["eval"]["batch_size"], "config.eval.batch_size")
+    variables = jax.device_put(variables, jax.NamedSharding(mesh, jax.P()))
     source = build_source(settings["data"], SPLIT.value)
     validation.check_classes(model, source)
     baseline = None
@@ -48,7 +56,7 @@ def run() -> None:
         baseline = validation.make_baseline(settings, model, train_source)
     with jax.set_mesh(mesh):
         evaluate = validation.make_evaluate(settings, model, mesh, source, SPLIT.value)
-        found = evaluate(variables, LIMIT.value, baseline)
+        found = evaluate(variables, step, LIMIT.value, baseline)
     print(f"{weights}\n{format_table(found)}")
     output = Path(OUTPUT.value or Path(WORKDIR.value or ".") / "eval")
     paths = write_evaluation(
@@ -57,28 +65,50 @@ def run() -> None:
     print("numbers: {}   pictures: {}".format(*paths))
 
 
-def resolved_config(weights: Path) -> dict:
-    """The config to score with: data and eval of --config, the rest of the run that was trained.
+def run_settings(workdir: Path) -> dict[str, Any]:
+    """The config to score a run with: its own, or data and eval of --config.
 
-    How pixels are normalised belongs to the weights: for a run it is always the run's own.
+    How pixels are normalised belongs to the weights and is always the run's own.
     """
-    given = config.resolve(CONFIG.value) if CONFIG.value else None
-    if not (weights / "checkpoints").is_dir():
-        if given is None:
-            raise ConfigError(f"{weights} is not a training workdir: pass --config as well")
-        return given
-    stored = config.load(weights / "config.json")
-    if given is None:
+    stored = config.load(workdir / "config.json")
+    if not CONFIG.value:
         return stored
+    given = config.resolve(CONFIG.value)
     tasks = [each["model"]["head"]["type"] for each in (given, stored)]
     if tasks[0] != tasks[1]:
-        raise ConfigError(f"the config is for {tasks[0]}, {weights} was trained for {tasks[1]}")
+        raise ConfigError(f"the config is for {tasks[0]}, {workdir} was trained for {tasks[1]}")
     normalisation = {key: stored["data"][key] for key in ("mean", "std")}
     return stored | {
         "data": given["data"] | normalisation,
         "eval": given["eval"],
         "mesh": given["mesh"],
     }
+
+
+def directory_settings(directory: Path) -> dict[str, Any]:
+    """The config to score a Hugging Face directory with: --config, with its own mean and std."""
+    if not CONFIG.value:
+        raise ConfigError(f"{directory} is not a training workdir: pass --config as well")
+    settings = config.resolve(CONFIG.value)
+    preprocessor = directory / "preprocessor_config.json"
+    if preprocessor.is_file():
+        stored = json.loads(preprocessor.read_text())
+        for key, name in (("mean", "image_mean"), ("std", "image_std")):
+            settings["data"][key] = tuple(stored.get(name, settings["data"][key]))
+    return settings
+
+
+def check_directory_task(directory: Path, model: DPT, settings: dict[str, Any]) -> None:
+    """Refuses the other task, and depth: these checkpoints do not predict metres."""
+    task = settings["model"]["head"]["type"]
+    if task != model.task:
+        raise ConfigError(f"the config is for {task}, {directory} holds a {model.task} model")
+    if task == "depth":
+        raise ConfigError(
+            f"{directory} predicts inverse relative depth, as Hugging Face's ViT-DPT "
+            "does; scores in "
+            "metres would mean nothing without an alignment, which is not there yet"
+        )
 
 
 if __name__ == "__main__":

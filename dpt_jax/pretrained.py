@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from dpt_jax.models.dpt import DPT, build_model
 from dpt_jax.training import checkpoint
@@ -54,6 +55,7 @@ def load_workdir_variables(workdir: Path, model: DPT, which: str) -> tuple[dict[
     """
     folder = workdir / ("best" if which == "best" else "checkpoints")
     if which == "best" and not checkpoint.has_steps(folder):
+        logging.warning("%s has no best checkpoint yet; reading the newest instead", workdir)
         folder = workdir / "checkpoints"
     abstract = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)

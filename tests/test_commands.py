@@ -36,8 +36,9 @@ SMALL = [
 ]
 
 
-def call(*arguments):
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+def call(*arguments, devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )
@@ -111,11 +112,12 @@ def test_training_and_evaluation_agree(tmp_path):
     for name in ("miou", "pixel_accuracy"):
         assert f"{final['scores'][name]:.4f}" in done.stdout
     assert (workdir / "eval" / "validation.png").is_file()
-    # Another batch size, fewer images: the same scores image by image.
+    # Another batch size and eight devices, fewer images: the same scores image by image.
     done = call(
         *("eval.py", "--config=configs/quickstart.py:segmentation", f"--workdir={workdir}"),
-        *("--config.eval.batch_size=3", "--config.data.rooms.size=(32,48)", "--limit=7"),
+        *("--config.eval.batch_size=8", "--config.data.rooms.size=(32,48)", "--limit=7"),
         *("--which=latest", f"--output={tmp_path}/out"),
+        devices=8,
     )
     assert done.returncode == 0, done.stderr
     few = json.loads((tmp_path / "out" / "validation.json").read_text())

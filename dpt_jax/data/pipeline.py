@@ -113,8 +113,8 @@ def evaluation_examples(
         source: the examples.
         target: "label" or "depth".
         limit: only so many first examples.
-        size: network size in pixels (see `transforms.model_input_size`); None keeps images as they
-            are.
+        size: network size in pixels (see `transforms.model_input_size`); None only makes
+            their sides multiples.
         keep_aspect_ratio: of the image when it is resized.
         multiple_of: of which both sides are made a multiple when it is resized.
         process_index: which of the processes this is.
@@ -133,15 +133,15 @@ def evaluation_examples(
         if target not in example:
             raise _no_target(source, target)
         image = example["image"]
-        shown = image
+        h, w = image.shape[:2]
         if size:
             new_size = transforms.model_input_size(
-                *image.shape[:2],
-                size=size,
-                keep_aspect_ratio=keep_aspect_ratio,
-                multiple_of=multiple_of,
+                h, w, size=size, keep_aspect_ratio=keep_aspect_ratio, multiple_of=multiple_of
             )
-            shown = transforms.resize_image(image, new_size)
+        else:
+            # Rows and columns beyond the last patch would be lost and the rest stretched.
+            new_size = transforms.nearest_multiple(h, w, multiple_of)
+        shown = transforms.resize_image(image, new_size)
         return {
             "image": shown,
             "source_image": image,

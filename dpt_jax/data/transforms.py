@@ -233,6 +233,14 @@ def build_augmentations(config: Mapping[str, Any]) -> tuple[Transform, ...]:
             `rotate` degrees; `crop` (height, width) with `cat_max_ratio`; `flip` probability;
             `photometric` "mmseg" or "bts". None or 0 leaves a step out.
     """
+    lengths = {"box": 4, "scale": 2, "crop": 2}
+    for key, length in lengths.items():
+        if config[key] and len(config[key]) != length:
+            raise DatasetError(
+                f"config.data.augment.{key} must have {length} numbers, not {config[key]}"
+            )
+    if config["long_side"] and not config["scale"]:
+        raise DatasetError("config.data.augment.long_side needs config.data.augment.scale")
     steps: list[Transform] = []
     if config["box"]:
         steps.append(Box(*config["box"]))
@@ -266,9 +274,14 @@ def model_input_size(
     scale_h, scale_w = size / height, size / width
     if keep_aspect_ratio:
         scale_h = scale_w = scale_w if abs(1 - scale_w) < abs(1 - scale_h) else scale_h
+    return nearest_multiple(scale_h * height, scale_w * width, multiple_of)
+
+
+def nearest_multiple(height: float, width: float, multiple_of: int) -> tuple[int, int]:
+    """Both sides rounded to a multiple, at least one."""
     return (
-        max(1, round(scale_h * height / multiple_of)) * multiple_of,
-        max(1, round(scale_w * width / multiple_of)) * multiple_of,
+        max(1, round(height / multiple_of)) * multiple_of,
+        max(1, round(width / multiple_of)) * multiple_of,
     )
 
 

@@ -41,14 +41,14 @@ class Checkpoints:
 
     def save(self, state: TrainState, step: int, meta: Meta) -> None:
         """Saves in the background; the state may be donated right after."""
+        # Its meta names a best step, which has to be on disk before it.
+        self._best.wait_until_finished()
         if step not in self._latest.all_steps():
             self._latest.save(step, args=_save_args(state, meta))
 
     def save_best(self, state: TrainState, step: int, meta: Meta) -> None:
         """Saves as the best; the one before is deleted when this one is committed."""
-        # A run killed between this and its next checkpoint comes here again with the same state.
-        if step not in self._best.all_steps():
-            self._best.save(step, args=_save_args(state, meta))
+        self._best.save(step, args=_save_args(state, meta))
 
     def restore_latest(self, abstract_state: TrainState) -> tuple[TrainState, Meta] | None:
         """The newest checkpoint, straight into the shardings of `abstract_state`; None without one.
@@ -57,6 +57,10 @@ class Checkpoints:
             abstract_state: ShapeDtypeStructs with shardings.
         """
         step = self._latest.latest_step()
+        for later in self._best.all_steps():
+            # Steps that are going to be taken again; orbax saves none below them.
+            if step is None or later > step:
+                self._best.delete(later)
         if step is None:
             return None
         restored = self._latest.restore(

@@ -13,7 +13,7 @@ import ml_collections
 MAY_CHANGE = (
     r"^train\.(log_every|evaluate_every|checkpoint_every|max_nonfinite)$",
     r"^data\.(root|manifest|threads)$",
-    r"^eval\.",
+    r"^eval\.(batch_size|baseline_images)$",
     r"^mesh\.",
 )
 
@@ -33,7 +33,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_plain(v) for v in value)
+        # `--config.key=None` arrives as (None,) where the key is a tuple.
+        return None if tuple(value) == (None,) else tuple(_plain(v) for v in value)
     return value
 
 
@@ -64,6 +65,15 @@ def validate(config: Mapping[str, Any]) -> None:
             f"config.train.log_every={train['log_every']}, so that a resumed run logs "
             "the same lines"
         )
+    head = config["model"]["head"]
+    if head["type"] == "depth" and head["activation"] == "sigmoid" and head["max_depth"]:
+        for key in ("loss", "eval"):
+            if config[key]["max_depth"] > head["max_depth"]:
+                raise ConfigError(
+                    f"config.{key}.max_depth={config[key]['max_depth']} is beyond "
+                    f"config.model.head.max_depth={head['max_depth']}, which the sigmoid cannot "
+                    "exceed; the three should be equal"
+                )
     if config["model"]["head"]["type"] not in ("depth", "segmentation"):
         raise ConfigError(
             f"config.model.head.type {config['model']['head']['type']!r} is not depth "

@@ -25,27 +25,24 @@ class RunLog:
     """Writes the scalars and pictures of a run to its workdir.
 
     Args:
-        workdir: of the run; gets `metrics.jsonl` (one JSON object a line: `step`, `kind` "train" or
-            "eval", and the numbers) and TensorBoard events.
+        workdir: of the run; gets `metrics.jsonl` (one JSON object a line: `step`, `kind` "train",
+            "eval" or "final", and the numbers) and TensorBoard events.
         start_step: lines of later steps, left by a run that was killed after its last checkpoint,
             are removed, because the same steps will be taken again.
-        drop_evaluation: also remove the evaluation of `start_step` itself.
     """
 
-    def __init__(self, workdir: Path, start_step: int, *, drop_evaluation: bool = False):
+    def __init__(self, workdir: Path, start_step: int):
         with _without_torch():
             from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
         if path.exists():
-            last_evaluation = start_step - drop_evaluation
-            kept = [
-                line
-                for line in _whole_lines(path)
-                if (row := json.loads(line))["step"]
-                <= (last_evaluation if row["kind"] == "eval" else start_step)
-            ]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            rows = [(json.loads(line), line) for line in _whole_lines(path)]
+            # The final evaluation belongs to no checkpoint: a complete run repeats it.
+            kept = [x for row, x in rows if row["step"] <= start_step and row["kind"] != "final"]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(f"{line}\n" for line in kept))
+            partial.replace(path)
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
 

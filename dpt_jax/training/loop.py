@@ -73,6 +73,7 @@ def train(
     augmentations = build_augmentations(config["data"]["augment"])
     model = build_model(config["model"])
     validation.check_classes(model, train_source)
+    _check_augmentations(config, model)
     mesh = sharding.make_mesh(**config["mesh"])
     batch_size, total_steps = config["train"]["batch_size"], config["train"]["steps"]
     sharding.check_batch_size(mesh, batch_size, "config.train.batch_size")
@@ -80,7 +81,7 @@ def train(
 
     workdir = Path(workdir)
     stored = workdir / "config.json"
-    if stored.exists():
+    if checkpoint.has_steps(workdir / "checkpoints"):
         run_config.check_resumable(run_config.load(stored), config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     run_config.save(config, stored)
@@ -108,9 +109,7 @@ def train(
         step = start_step = int(state.step)
 
         write_environment(workdir, start_step)
-        # The final evaluation is not part of any checkpoint, so a complete run repeats it.
-        complete = start_step == total_steps
-        log = stack.enter_context(RunLog(workdir, start_step, drop_evaluation=complete))
+        log = stack.enter_context(RunLog(workdir, start_step))
         _announce(config, task, model, abstract.params, mesh, train_source, start_step, workdir)
 
         evaluate = validation.make_evaluate(config, model, mesh, validation_source, "validation")
@@ -126,6 +125,11 @@ def train(
         watch = _Watch(train_source, workdir, config["train"]["max_nonfinite"])
         progress = Progress(total_steps, batch_size)
 
+        if step < total_steps:
+            # What is wrong with validation images, or with the memory they need, shows now.
+            evaluate(state.variables, step, config["eval"]["batch_size"])
+            progress.restart()
+
         while step < total_steps and not terminated.is_set():
             asked = time.perf_counter()
             batch = next(stream)
@@ -140,32 +144,31 @@ def train(
                 progress.step(waited)
 
             due = {k: step % config["train"][f"{k}_every"] == 0 for k in _INTERVALS}
-            last = step == total_steps or terminated.is_set()
+            last = step == total_steps
             if due["log"] or last:
                 means = watch.flush()
                 text, speeds = progress.line(step, means)
                 logging.info("%s", text)
                 log.scalars(step, "train", means | speeds)
-            if due["evaluate"] and not last:
-                found = evaluate(state.variables, config["eval"]["limit"])
+            if due["evaluate"] or last:
+                found = evaluate(state.variables, step, config["eval"]["limit"])
                 _record(found, step, log, workdir, validation_source)
                 if _is_better(found, meta):
                     meta = {"best_score": found.main_score, "best_step": step}
                     checkpoints.save_best(state, step, meta)
             if due["checkpoint"] or last:
-                watch.flush()
                 checkpoints.save(state, step, meta)
             if due["evaluate"] or due["checkpoint"]:
                 progress.restart()
 
         if step < total_steps:
+            watch.flush()
+            checkpoints.save(state, step, meta)
             logging.info("SIGTERM: saved step %d; the same command continues", step)
             return None
         baseline = validation.make_baseline(config, model, train_source)
-        found = evaluate(state.variables, None, baseline)
-        _record(found, step, log, workdir, validation_source)
-        if _is_better(found, meta):
-            checkpoints.save_best(state, step, {"best_score": found.main_score, "best_step": step})
+        found = evaluate(state.variables, step, None, baseline)
+        log.scalars(step, "final", found.scores)
 
     paths = evaluation.write_evaluation(
         found,
@@ -232,7 +235,8 @@ class _Watch:
                 f"{len(self._consecutive)} steps in a row had a non-finite loss or gradient (steps "
                 f"{self._consecutive[0]}..{step}). The parameters are those before "
                 "them; the examples "
-                f"are in {self._path}. Look at them, or lower config.optimizer.learning_rate"
+                f"are in {self._path}. Look at them, or lower "
+                "config.optimizer.learning_rate (in a new workdir)"
             )
 
 
@@ -249,6 +253,22 @@ class checkpoint_on_sigterm:
     def __exit__(self, *_: Any) -> None:
         if self._main:
             signal.signal(signal.SIGTERM, self._old)
+
+
+def _check_augmentations(config: Mapping[str, Any], model: DPT) -> None:
+    augment = config["data"]["augment"]
+    patch: int = model.backbone.patch_size  # pyright: ignore
+    if augment["crop"] and any(side % patch for side in augment["crop"]):
+        raise run_config.ConfigError(
+            f"config.data.augment.crop {augment['crop']}: both sides must be multiples "
+            "of the patch "
+            f"size {patch}, or pixels at the border would never be seen"
+        )
+    if augment["long_side"] and model.task == "depth":
+        raise run_config.ConfigError(
+            "config.data.augment.long_side is for segmentation: it gives images of different sizes "
+            "different focal lengths, and depth in metres depends on that"
+        )
 
 
 def _make_tx(config: Mapping[str, Any], steps: int, params: Any) -> Any:

@@ -18,10 +18,14 @@ from dpt_jax.training.config import ConfigError
 
 
 class Evaluate(Protocol):
-    """Scores variables on the first `limit` images (None: all), beside a baseline if given."""
+    """Scores variables of `step` on the first `limit` images (None: all), beside a baseline."""
 
     def __call__(
-        self, variables: Any, limit: int | None, baseline: PixelPrior | None = None
+        self,
+        variables: Any,
+        step: int | None,
+        limit: int | None,
+        baseline: PixelPrior | None = None,
     ) -> evaluation.Evaluation: ...
 
 
@@ -46,7 +50,10 @@ def make_evaluate(
     predict = make_predict(model, config["data"]["mean"], config["data"]["std"], batch)
 
     def evaluate(
-        variables: Any, limit: int | None, baseline: PixelPrior | None = None
+        variables: Any,
+        step: int | None,
+        limit: int | None,
+        baseline: PixelPrior | None = None,
     ) -> evaluation.Evaluation:
         return evaluation.evaluate(
             predict,
@@ -55,7 +62,7 @@ def make_evaluate(
             _examples(config, source, limit),
             task=config["model"]["head"]["type"],
             batch_size=config["eval"]["batch_size"],
-            settings=_settings(config, split),
+            settings=_settings(config, split) | {"step": step},
             classes=source.classes,
             baseline=baseline,
             place=functools.partial(sharding.shard_batch, mesh),
@@ -99,10 +106,15 @@ def _examples(
 
 
 def _settings(config: Mapping[str, Any], split: str) -> dict[str, Any]:
-    settings = {"source": config["data"]["source"], "split": split}
+    settings = {
+        "source": config["data"]["source"],
+        "split": split,
+        "dtype": config["model"]["dtype"],
+    }
+    keys = ["multiple_of"]
     if config["eval"]["size"]:
-        keys = ("size", "keep_aspect_ratio", "multiple_of")
-        settings |= {key: config["eval"][key] for key in keys} | {"resize": "pillow_bicubic"}
+        keys += ["size", "keep_aspect_ratio"]
+    settings |= {key: config["eval"][key] for key in keys} | {"resize": "pillow_bicubic"}
     if target_name(config) == "depth":
         settings |= {key: config["eval"][key] for key in ("min_depth", "max_depth")}
         settings |= {"unit": "metre"}

@@ -52,7 +52,9 @@ def test_a_directory_that_transformers_saved_predicts_the_same(tmp_path, labels)
 
 
 def test_what_is_not_a_model_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a training workdir .* nor a Hugging Face"):
+    with pytest.raises(
+        FileNotFoundError, match=r"neither a training workdir .* nor a Hugging Face"
+    ):
         load_pretrained(tmp_path)
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):

@@ -22,7 +22,6 @@ sys.path.insert(0, str(HERE))
 
 from small_run import small_config  # noqa: E402  (a script beside this file)
 
-
 CACHE = tempfile.TemporaryDirectory(prefix="compiled")
 
 
@@ -80,6 +79,7 @@ def test_a_run_leaves_what_the_readme_promises(whole_run):
     assert environment[0]["start_step"] == 0 and environment[0]["packages"]["jax"]
     assert [row["step"] for row in lines(workdir, "train")] == [2, 4, 6, 8, 10, 12]
     assert [row["step"] for row in lines(workdir, "eval")] == [3, 6, 9, 12]
+    assert [row["images"] for row in lines(workdir, "eval")] == [3, 3, 3, 3]
     assert all(np.isfinite(row["loss"]) for row in lines(workdir, "train"))
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["10", "12"]
     assert len(list((workdir / "best").iterdir())) == 1
@@ -88,7 +88,7 @@ def test_a_run_leaves_what_the_readme_promises(whole_run):
     final = json.loads((workdir / "eval" / "final.json").read_text())
     assert final["scores"]["images"] == 6 and final["baseline"]["images"] == 6
     assert len(final["per_image"]) == 6 and (workdir / "eval" / "final.png").is_file()
-    assert lines(workdir, "eval")[-1]["images"] == 6
+    assert [(row["step"], row["images"]) for row in lines(workdir, "final")] == [(12, 6)]
 
 
 def test_the_best_checkpoint_is_that_of_the_best_evaluation(whole_run):
@@ -152,10 +152,10 @@ def test_another_configuration_is_refused_by_name(whole_run):
     task, workdir = whole_run
     config = small_config(task)
     config.optimizer.learning_rate = 0.5
-    config.eval.limit = 2  # this may change
+    config.eval.batch_size = 16  # this may change
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate: \S+ -> 0\.5") as caught:
         train(config, workdir)
-    assert "eval.limit" not in str(caught.value)
+    assert "eval.batch_size" not in str(caught.value)
 
 
 def test_a_run_that_diverges_stops_with_the_examples(tmp_path):
@@ -180,6 +180,14 @@ def test_a_run_that_diverges_stops_with_the_examples(tmp_path):
         ("eval.batch_size", 6, r"config\.eval\.batch_size=6 .* 8 devices"),
         ("model.head.type", "depht", r"config\.model\.head\.type 'depht'"),
         ("model.variant", "dpt_hug", r"did you mean"),
+        ("model.head.max_depth", 5.0, r"loss\.max_depth=12\.0 is beyond .*head\.max_depth=5\.0"),
+        (
+            "data.augment.crop",
+            (24, 32),
+            r"augment\.crop \(24, 32\).*multiples of the patch size 16",
+        ),
+        ("data.augment.crop", (32,), r"augment\.crop must have 2 numbers"),
+        ("data.augment.long_side", 64, r"long_side needs"),
         ("data.source", "room", r"config\.data\.source 'room'"),
         ("data.augment.photometric", "mseg", r"photometric 'mseg'"),
         ("optimizer.schedule", "linear", r"schedule 'linear'"),

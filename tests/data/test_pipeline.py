@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dpt_jax.data.pipeline import evaluation_examples, train_stream
 from dpt_jax.data.sources import DatasetError
@@ -183,7 +184,8 @@ def test_the_batch_must_divide_among_processes():
 @pytest.mark.parametrize("threads", [0, 1, 4])
 def test_evaluation_visits_every_example_once_in_order(threads):
     source = Memory(size=[(12, 16), (9, 7), (5, 30), (12, 16), (1, 1), (8, 8), (9, 7)])
-    found = list(evaluation_examples(source, target="depth", threads=threads))
+    stream = evaluation_examples(source, target="depth", multiple_of=1, threads=threads)
+    found = list(stream)
     assert [e["index"] for e in found] == list(range(7))
     for i, example in enumerate(found):
         assert set(example) == {"image", "source_image", "depth", "index", "name"}
@@ -231,3 +233,15 @@ def test_evaluation_resizes_the_image_only(keep, multiple_of, want):
     np.testing.assert_array_equal(example["image"], resize_image(original["image"], want))
     np.testing.assert_array_equal(example["source_image"], original["image"])
     np.testing.assert_array_equal(example["label"], original["label"])
+
+
+def test_the_network_sees_whole_multiples_and_the_target_stays_as_it_is():
+    source = Memory(length=3, size=[(64, 96), (70, 90), (9, 7)])
+    found = list(evaluation_examples(source, target="depth"))
+    assert [e["image"].shape[:2] for e in found] == [(64, 96), (64, 96), (32, 32)]
+    np.testing.assert_array_equal(found[0]["image"], source[0]["image"])
+    expected = Image.fromarray(source[1]["image"]).resize((96, 64), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(found[1]["image"], np.asarray(expected))
+    for i, example in enumerate(found):
+        np.testing.assert_array_equal(example["source_image"], source[i]["image"])
+        np.testing.assert_array_equal(example["depth"], source[i]["depth"])

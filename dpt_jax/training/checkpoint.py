@@ -100,7 +100,7 @@ def load_variables(directory: Path, abstract_variables: Any) -> tuple[Any, int]:
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoints: {directory} does not exist")
-    with _manager(directory, keep=None, read_only=True) as manager:
+    with _manager(directory, keep=None) as manager:
         step = manager.latest_step()
         if step is None:
             raise FileNotFoundError(f"{directory} holds no finished checkpoint")
@@ -115,19 +115,20 @@ def has_steps(directory: Path) -> bool:
     """Whether a `checkpoints/` or `best/` folder holds a finished checkpoint."""
     if not directory.is_dir():
         return False
-    with _manager(directory, keep=None, read_only=True) as manager:
+    with _manager(directory, keep=None) as manager:
         return manager.latest_step() is not None
 
 
-def _manager(directory: Path, keep: int | None, read_only: bool = False) -> ocp.CheckpointManager:
+def _manager(directory: Path, keep: int | None) -> ocp.CheckpointManager:
+    """A manager that keeps the newest `keep`; None is for reading: it makes and deletes nothing."""
     logging.get_absl_logger().addFilter(_is_for_people)
     policy = checkpoint_managers.LatestN(keep) if keep else None
     return ocp.CheckpointManager(
         directory.absolute(),
         options=ocp.CheckpointManagerOptions(
             preservation_policy=policy,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
+            create=keep is not None,
+            cleanup_tmp_directories=keep is not None,
             atomicity_options=ocp.options.AtomicityOptions(
                 mode=ocp.options.AtomicityMode.COMMIT_FILE
             ),

@@ -17,7 +17,6 @@ MAY_IMPORT = {
     "weights": {"models"},
     "evaluation": {"models"},
     "training": {"models", "data", "evaluation", "weights"},
-    "predict": {"models", "weights", "evaluation"},
 }
 OWNERS = {
     "grain": {"data/pipeline.py"},

@@ -55,8 +55,8 @@ def train(
         (after a checkpoint).
 
     Raises:
-        ConfigError: the configuration cannot be run, or is not the one the workdir was started
-        with. DatasetError: data is missing or inconsistent.
+        ConfigError: the configuration cannot be run, or is not that of the workdir's run.
+        DatasetError: data is missing or inconsistent.
         TrainingDiverged: see there.
         ValueError: a part of the configuration makes no sense to the part that reads it.
     """

@@ -43,6 +43,5 @@ def get_config(task: str = "depth") -> ml_collections.ConfigDict:
     c.train.evaluate_every = 200
     c.train.checkpoint_every = 100
     c.eval.batch_size = 20
-    c.eval.limit = 20
     c.eval.baseline_images = 200
     return c

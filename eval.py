@@ -105,9 +105,8 @@ def check_directory_task(directory: Path, model: DPT, settings: dict[str, Any]) 
         raise ConfigError(f"the config is for {task}, {directory} holds a {model.task} model")
     if task == "depth":
         raise ConfigError(
-            f"{directory} predicts inverse relative depth, as Hugging Face's ViT-DPT "
-            "does; scores in "
-            "metres would mean nothing without an alignment, which is not there yet"
+            f"{directory} predicts inverse relative depth, as Hugging Face's ViT-DPT does; scores "
+            "in metres would mean nothing without an alignment, which is not there yet"
         )
 
 

@@ -42,9 +42,8 @@ def load_pretrained(
         model = build_model(huggingface.model_config(config) | {"dtype": jnp.dtype(dtype).name})
         return model, huggingface.to_variables(tensors, model)
     raise FileNotFoundError(
-        f"{path} is neither a training workdir (with config.json and checkpoints/) nor "
-        "a Hugging Face "
-        "directory (with config.json and model.safetensors)"
+        f"{path} is neither a training workdir (with config.json and checkpoints/) nor a Hugging "
+        "Face directory (with config.json and model.safetensors)"
     )
 
 

@@ -140,9 +140,8 @@ def format_table(evaluation: Evaluation) -> str:
         absent = sum(row["target_pixels"] == 0 for row in evaluation.classes)
         if absent:
             lines.append(
-                f"  {absent} of {len(evaluation.classes)} classes are in no target; "
-                "mIoU skips those "
-                "that are not predicted either"
+                f"  {absent} of {len(evaluation.classes)} classes are in no target; mIoU skips "
+                "those that are not predicted either"
             )
     settings = ", ".join(f"{k}={v}" for k, v in evaluation.settings.items() if v is not None)
     lines.append(f"  over {evaluation.scores['images']} images; {settings}")

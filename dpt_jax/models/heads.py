@@ -82,9 +82,8 @@ class SegmentationHead(nn.Module):
     ) -> Float[Array, "b h2 w2 k"]:
         if not 1 <= self.num_labels <= 255:
             raise ValueError(
-                f"model.head.num_labels={self.num_labels}: labels are bytes and 255 "
-                "means ignored, so "
-                "there can be 1 to 255 classes"
+                f"model.head.num_labels={self.num_labels}: labels are bytes and 255 means ignored, "
+                "so there can be 1 to 255 classes"
             )
         x = fused[self.head_in_index]
         x = layers.conv(x.shape[-1], 3, "head_0", use_bias=False, dtype=self.dtype)(x)

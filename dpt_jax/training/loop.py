@@ -233,9 +233,8 @@ class _Watch:
         if len(self._consecutive) >= self._limit:
             raise TrainingDiverged(
                 f"{len(self._consecutive)} steps in a row had a non-finite loss or gradient (steps "
-                f"{self._consecutive[0]}..{step}). The parameters are those before "
-                "them; the examples "
-                f"are in {self._path}. Look at them, or lower "
+                f"{self._consecutive[0]}..{step}). The parameters are those before them; the "
+                f"examples are in {self._path}. Look at them, or lower "
                 "config.optimizer.learning_rate (in a new workdir)"
             )
 
@@ -260,9 +259,8 @@ def _check_augmentations(config: Mapping[str, Any], model: DPT) -> None:
     patch: int = model.backbone.patch_size  # pyright: ignore
     if augment["crop"] and any(side % patch for side in augment["crop"]):
         raise run_config.ConfigError(
-            f"config.data.augment.crop {augment['crop']}: both sides must be multiples "
-            "of the patch "
-            f"size {patch}, or pixels at the border would never be seen"
+            f"config.data.augment.crop {augment['crop']}: both sides must be multiples of the "
+            f"patch size {patch}, or pixels at the border would never be seen"
         )
     if augment["long_side"] and model.task == "depth":
         raise run_config.ConfigError(

@@ -63,9 +63,8 @@ def match_rules(
     for i, (pattern, _) in enumerate(rules):
         if i not in used:
             raise ValueError(
-                f"{flag}: the rule {pattern!r} decides for no parameter; parameters "
-                "are called, for "
-                f"example, {names[0]!r}"
+                f"{flag}: the rule {pattern!r} decides for no parameter; parameters are called, "
+                f"for example, {names[0]!r}"
             )
     return values
 

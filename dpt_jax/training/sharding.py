@@ -35,9 +35,8 @@ def make_mesh(
         sizes[sizes.index(-1)] = count // known if known > 0 else 0
     if min(sizes) < 1 or sizes[0] * sizes[1] != count:
         raise ValueError(
-            f"config.mesh data={data}, fsdp={fsdp} does not fit {count} devices; "
-            "their product must "
-            "be the number of devices (-1 stands for the rest)"
+            f"config.mesh data={data}, fsdp={fsdp} does not fit {count} devices; their product "
+            "must be the number of devices (-1 stands for the rest)"
         )
     # Linen's convolutions do not thread output shardings, which Explicit axes would ask for.
     return jax.make_mesh(

@@ -307,7 +307,7 @@ def test_exposure_is_readable(sample):
     image = sample[0]["image"]
     means = image.mean((1, 2, 3))
     # A fixed exposure and a flash: large rooms are darker, none is black or burnt out.
-    assert 30 < means.min() and means.max() < 235 and means.std() > 5
+    assert 40 < means.min() and means.max() < 230 and means.std() > 5
     assert np.all(image.std((1, 2, 3)) > 5) and np.mean(image == 255) < 0.05
 
 
@@ -337,7 +337,7 @@ def test_neither_place_nor_colour_gives_the_answer_away(sample):
         np.sum((guess == k) & (label == k)) / np.sum((guess == k) | (label == k))
         for k in range(len(CLASSES))
     ]
-    assert np.mean(ious) < 0.55, f"row and colour reach mIoU {np.mean(ious):.2f}"
+    assert np.mean(ious) < 0.45, f"row and colour reach mIoU {np.mean(ious):.2f}"
 
 
 def test_bad_arguments_are_named():

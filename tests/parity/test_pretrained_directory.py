@@ -2,6 +2,10 @@
 """Directories that transformers writes load and predict the same; what is not one is refused."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -69,3 +73,31 @@ def test_families_that_cannot_be_read_yet_are_named(tmp_path, field):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "dpt"} | field))
     with pytest.raises(ValueError, match="only the plain ViT-DPT"):
         load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_the_evaluation_command_reads_directories_and_refuses_relative_depth(tmp_path, task):
+    pytest.importorskip("torch", reason="needs torch, the oracle")
+    transformers = pytest.importorskip("transformers", reason="needs transformers, the oracle")
+    config = transformers.DPTConfig(**SMALL, num_labels=14)
+    family = "ForSemanticSegmentation" if task == "segmentation" else "ForDepthEstimation"
+    getattr(transformers, f"DPT{family}")(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4, 0.5, 0.6]}))
+    recipe = (
+        "configs/quickstart.py:segmentation" if task == "segmentation" else "configs/quickstart.py"
+    )
+    options = ["--limit=3", f"--output={tmp_path}/out", "--config.eval.baseline_images=0"]
+    done = subprocess.run(
+        [sys.executable, "eval.py", f"--config={recipe}", f"--checkpoint={tmp_path}", *options],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    if task == "depth":
+        assert done.returncode == 1 and "error: " in done.stderr
+        assert "inverse relative depth" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        written = json.loads((tmp_path / "out" / "validation.json").read_text())
+        assert written["scores"]["images"] == 3 and written["settings"]["step"] is None

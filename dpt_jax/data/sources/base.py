@@ -96,9 +96,8 @@ def read_depth16(path: Path, metres_per_unit: float) -> np.ndarray:
     with _open(path) as image:
         if not image.mode.startswith("I"):
             raise DatasetError(
-                f"{path} has mode {image.mode}; depth must be a 16-bit single-channel "
-                "PNG (an 8-bit "
-                "picture of a depth map has lost its scale)"
+                f"{path} has mode {image.mode}; depth must be a 16-bit single-channel PNG (an "
+                "8-bit picture of a depth map has lost its scale)"
             )
         stored = np.asarray(_decoded(np.array, path, image))
     return stored.astype(np.float32) * np.float32(metres_per_unit)
@@ -144,7 +143,6 @@ def _decoded(decode: Any, path: Path, argument: Any) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(
-        f"unreadable image file {path} ({type(error).__name__}: {error}); download or "
-        "export it again, "
-        "or take it out of the data set"
+        f"unreadable image file {path} ({type(error).__name__}: {error}); download or export it "
+        "again, or take it out of the data set"
     )

@@ -50,9 +50,8 @@ class RGBD:
 
     def __init__(self, *, root: str | None, manifest: str | None, split: str):
         advice = (
-            "Pass --config.data.root=DIR and --config.data.manifest=FILE; the format "
-            "is described in "
-            "dpt_jax/data/sources/rgbd.py."
+            "Pass --config.data.root=DIR and --config.data.manifest=FILE; the format is described "
+            "in dpt_jax/data/sources/rgbd.py."
         )
         if not root and not manifest:
             raise base.DatasetError(
@@ -71,9 +70,8 @@ class RGBD:
         missing = [p for pair in self._pairs for p in pair if not p.is_file()]
         if missing:
             raise base.DatasetError(
-                f"{len(missing)} of {2 * len(self._pairs)} files of split {split!r} do "
-                "not exist, the "
-                f"first is {missing[0]}. {advice}"
+                f"{len(missing)} of {2 * len(self._pairs)} files of split {split!r} do not exist, "
+                f"the first is {missing[0]}. {advice}"
             )
 
     def __len__(self) -> int:

@@ -19,8 +19,7 @@ from ml_collections import config_flags
 from dpt_jax import DPT, build_model, command_line, load_pretrained
 from dpt_jax.data.sources import build_source
 from dpt_jax.evaluation.evaluate import format_table, write_evaluation
-from dpt_jax.pretrained import load_workdir_variables
-from dpt_jax.training import ConfigError, config, sharding, validation
+from dpt_jax.training import ConfigError, config, sharding, validation, workdir
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; default: the workdir's own.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
@@ -41,7 +40,7 @@ def run() -> None:
     dtype, step = settings["model"]["dtype"], None
     if is_run:
         model = build_model(settings["model"])
-        variables, step = load_workdir_variables(weights, model, WHICH.value)
+        variables, step = workdir.load_variables(weights, model, WHICH.value)
     else:
         model, variables = load_pretrained(weights, dtype=dtype)
         check_directory_task(weights, model, settings)

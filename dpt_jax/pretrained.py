@@ -1,65 +1,133 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads what was trained: here, or elsewhere."""
+"""Loads what was trained, here or elsewhere, and saves it for `transformers`."""
 
+import json
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from absl import logging
 
 from dpt_jax.models.dpt import DPT, build_model
-from dpt_jax.training import checkpoint
+from dpt_jax.predict.processor import ImageProcessor
 from dpt_jax.training import config as run_config
+from dpt_jax.training import workdir
 from dpt_jax.weights import huggingface
+from dpt_jax.weights.checkpoints import DepthKind
+from dpt_jax.weights.families import backbone_type, family
+from dpt_jax.weights.huggingface_export import hf_config
+from dpt_jax.weights.safetensors_file import write_safetensors
+from dpt_jax.weights.source import open_weights
 
 
 def load_pretrained(
-    path: str | Path, *, dtype: Any = jnp.float32, which: str = "best"
+    path: str | Path, *, dtype: Any = jnp.float32, which: str = "best", record: str | None = None
 ) -> tuple[DPT, dict[str, Any]]:
-    """The model and its variables from a training workdir or a Hugging Face directory.
+    """The model and its variables from weights of any kind.
 
     Args:
-        path: a workdir of `train.py` (with `config.json` and `checkpoints/`), or an HF directory of
-            a plain ViT-DPT (`config.json` and `model.safetensors`).
+        path: a Hugging Face directory of the DPT family (`config.json` and `*.safetensors`), a
+            `.pt` or `.pth` file of isl-org/DPT, MiDaS 3, Depth Anything or DINOv2's depth heads,
+            or a workdir of `train.py`.
         dtype: computed in, float32 or bfloat16; variables are float32.
         which: of a workdir, "best", the checkpoint with the best score, or "latest".
+        record: of a `.pt` file that has not its published name, which of
+            `weights.checkpoints.CHECKPOINTS` it is.
 
     Returns:
-        (model, variables), for `model.apply(variables, pixels)`.
+        (model, variables), for `model.apply(variables, pixels)`. Pixels have to be prepared as the
+        checkpoint wants: see `Predictor`, which does.
 
     Raises:
-        FileNotFoundError: `path` is neither; or the workdir has no finished checkpoint.
-        ValueError: the weights do not fit the model.
+        FileNotFoundError: `path` is none of these; or the workdir has no finished checkpoint.
+        WeightsError: a damaged or unknown file, or weights that do not fit the model.
     """
     path = Path(path).expanduser()
-    if (path / "checkpoints").is_dir():
+    if workdir.is_workdir(path):
         config = run_config.load(path / "config.json")
         model = build_model(dict(config["model"]) | {"dtype": jnp.dtype(dtype).name})
-        return model, load_workdir_variables(path, model, which)[0]
-    if (path / "model.safetensors").is_file():
-        config, tensors = huggingface.read_directory(path)
-        model = build_model(huggingface.model_config(config) | {"dtype": jnp.dtype(dtype).name})
-        return model, huggingface.to_variables(tensors, model)
-    raise FileNotFoundError(
-        f"{path} is neither a training workdir (with config.json and checkpoints/) nor a Hugging "
-        "Face directory (with config.json and model.safetensors)"
-    )
+        return model, workdir.load_variables(path, model, which)[0]
+    source = open_weights(path, record)
+    model = build_model(dict(source.model) | {"dtype": jnp.dtype(dtype).name})
+    return model, huggingface.to_variables(source.tensors, model)
 
 
-def load_workdir_variables(workdir: Path, model: DPT, which: str) -> tuple[dict[str, Any], int]:
-    """The variables of a workdir's best or newest checkpoint, and its step.
+def save_pretrained(
+    model: DPT,
+    variables: Mapping[str, Any],
+    path: str | Path,
+    *,
+    processor: ImageProcessor | None = None,
+    labels: Sequence[str] = (),
+    depth: DepthKind | None = None,
+    approximate: bool = False,
+) -> None:
+    """Writes a directory that `transformers` loads without a missing or unexpected key.
 
-    A run that was not evaluated yet has no best checkpoint; then it is the newest.
+    `config.json`, `preprocessor_config.json` and `model.safetensors` appear together, once all
+    three are written.
+
+    Args:
+        model: what is saved.
+        variables: its parameters and statistics; with "unused" from `load_pretrained` the file that
+            was read is written again, bit for bit.
+        path: of the directory; made if it is not there.
+        processor: how images become pixels. None assumes what the public checkpoints of this
+            architecture use, and says so in the log.
+        labels: names of the classes, in order.
+        depth: what the model's depth means; None: metres if it says so (DINOv2's depth heads,
+            Depth Anything with a maximum), else inverse relative depth.
+        approximate: see `huggingface_export.hf_config`.
+
+    Raises:
+        WeightsError: `transformers` has no such model; or the variables do not fit the model.
     """
-    folder = workdir / ("best" if which == "best" else "checkpoints")
-    if which == "best" and not checkpoint.has_steps(folder):
-        logging.warning("%s has no best checkpoint yet; reading the newest instead", workdir)
-        folder = workdir / "checkpoints"
-    abstract = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    config = hf_config(model, approximate=approximate)
+    if labels:
+        if len(labels) != model.head.num_labels:  # pyright: ignore[reportAttributeAccessIssue]
+            raise ValueError(f"{len(labels)} labels for {config['id2label']}")
+        config["id2label"] = {str(i): name for i, name in enumerate(labels)}
+        config["label2id"] = {name: i for i, name in enumerate(labels)}
+    if depth is not None:
+        config["dpt_jax"] = {"depth": depth}
+    if processor is None:
+        processor = default_processor(model)
+        logging.info("preprocessing is assumed to be the usual one: %s", processor)
+    target = Path(path).expanduser()
+    target.mkdir(parents=True, exist_ok=True)
+    partial = target / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write_safetensors(
+        partial / "model.safetensors", huggingface.to_state_dict(variables, model), {"format": "pt"}
     )
-    abstract = {"params": abstract["params"], "batch_stats": abstract.get("batch_stats", {})}
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = checkpoint.abstract_like(abstract, jax.tree.map(lambda _: device, abstract))
-    return checkpoint.load_variables(folder, abstract)
+    for name, contents in (
+        ("preprocessor_config.json", processor.to_dict()),
+        ("config.json", config),
+    ):
+        (partial / name).write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n")
+    # The config last: without it a directory holds no model.
+    for name in ("model.safetensors", "preprocessor_config.json", "config.json"):
+        (partial / name).replace(target / name)
+    partial.rmdir()
+
+
+def default_processor(model: DPT) -> ImageProcessor:
+    """What the public checkpoints of this architecture do to images."""
+    backbone: Any = model.backbone
+    side = backbone.image_size
+    imagenet = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+    if family(model).model_type == "depth_anything":
+        return ImageProcessor(
+            size=(side, side),
+            keep_aspect_ratio=True,
+            ensure_multiple_of=backbone.patch_size,
+            **imagenet,
+        )
+    if backbone_type(model) == "dinov2":
+        return ImageProcessor(
+            do_resize=False, do_pad=True, size_divisor=backbone.patch_size, **imagenet
+        )
+    return ImageProcessor(size=(side, side))

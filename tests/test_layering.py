@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "weights": {"models"},
     "evaluation": {"models"},
     "training": {"models", "data", "evaluation", "weights"},
+    "predict": {"models", "weights", "evaluation"},
 }
 OWNERS = {
     "grain": {"data/pipeline.py"},

@@ -7,16 +7,29 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpt_jax.models.beit import BEiT
+from dpt_jax.models.dinov2 import DINOv2
 from dpt_jax.models.heads import DepthHead, SegmentationHead
+from dpt_jax.models.hybrid import HybridViT
 from dpt_jax.models.layers import Dtype
 from dpt_jax.models.neck import Neck
+from dpt_jax.models.resnetv2 import ResNetV2
+from dpt_jax.models.swinv2 import Swinv2
 from dpt_jax.models.variants import VARIANTS
 from dpt_jax.models.vit import ViT
 
-BACKBONES: dict[str, type[nn.Module]] = {"vit": ViT}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "vit": ViT,
+    "hybrid": HybridViT,
+    "dinov2": DINOv2,
+    "beit": BEiT,
+    "swinv2": Swinv2,
+}
+NECKS: dict[str, type[nn.Module]] = {"dpt": Neck}
 HEADS: dict[str, type[nn.Module]] = {"depth": DepthHead, "segmentation": SegmentationHead}
 
 
@@ -49,8 +62,8 @@ class DPT(nn.Module):
 
     @property
     def task(self) -> str:
-        """What the head predicts, "depth" or "segmentation"; also the name of its kind."""
-        return "depth" if isinstance(self.head, DepthHead) else "segmentation"
+        """What the head predicts: "depth" or "segmentation"."""
+        return self.head.task  # pyright: ignore[reportAttributeAccessIssue]
 
     def __call__(self, pixels: Float[Array, "b h w 3"], train: bool = False) -> DPTOutput:
         """Predicts from normalised pixels, any rectangle of at least one patch.
@@ -60,22 +73,32 @@ class DPT(nn.Module):
             train: dropout on (rng "dropout"), BatchNorm on batch statistics ("batch_stats"
                 mutable).
         """
-        fused = self.neck(self.backbone(pixels, train=train), train=train)
+        features = self.backbone(pixels, train=train)
+        fused = self.neck(features, train=train)
         if self.task == "depth":
-            return DPTOutput(depth=self.head(fused, train=train))
+            patch_size: int = self.backbone.patch_size  # pyright: ignore
+            covered = (features.grid[0] * patch_size, features.grid[1] * patch_size)
+            return DPTOutput(depth=self.head(fused, covered, train=train))
         aux = None
         if self.auxiliary_head is not None and (train or self.is_initializing()):
             aux = self.auxiliary_head(fused, train=train)
         return DPTOutput(logits=self.head(fused, train=train), aux_logits=aux)
 
 
+def abstract_variables(model: DPT) -> dict[str, Any]:
+    """Shapes and types of the variables of `model`, without computing any of them."""
+    pixels = jnp.zeros((1, 64, 64, model.backbone.num_channels))  # pyright: ignore
+    return dict(jax.eval_shape(lambda: model.init(jax.random.key(0), pixels, train=False)))
+
+
 def resolve_model_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The full settings of a model: its variant's table row, overlaid with what the config sets.
 
     Args:
-        config: `variant` (a name in `variants.VARIANTS`) and the groups `backbone`, `neck`, `head`
-            and `auxiliary_head`, each a mapping whose keys are fields of the part's class, plus
-            `type` for backbone and head. None means "as the variant has it".
+        config: `variant` (a name in `variants.VARIANTS`, or None for none) and the groups
+            `backbone`, `neck`, `head` and `auxiliary_head`, each a mapping whose keys are fields of
+            the part's class, plus `type` for backbone, neck ("dpt" by default) and head. None means
+            "as the variant has it".
 
     Returns:
         {"backbone": {...}, "neck": {...}, "head": {...}, "auxiliary_head": {...} or {}}; sequences
@@ -84,16 +107,17 @@ def resolve_model_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     Raises:
         ValueError: an unknown variant, group, type or field; the message names the nearest one.
     """
-    variant = config["variant"]
-    if variant not in VARIANTS:
+    variant = config.get("variant")
+    if variant is not None and variant not in VARIANTS:
         raise _unknown("model.variant", variant, VARIANTS)
+    rows = VARIANTS[variant] if variant else {}
     groups = ("backbone", "neck", "head", "auxiliary_head")
     for key in config:
         if key not in (*groups, "variant", "dtype"):
             raise _unknown("key of config.model", key, (*groups, "variant", "dtype"))
     resolved: dict[str, dict[str, Any]] = {}
     for group in groups:
-        row = dict(VARIANTS[variant].get(group, {}))
+        row = dict(rows.get(group, {}))
         row |= {k: v for k, v in (config.get(group) or {}).items() if v is not None}
         resolved[group] = {k: _tuples(v) for k, v in row.items()}
     return resolved
@@ -116,7 +140,7 @@ def build_model(config: Mapping[str, Any]) -> DPT:
         auxiliary = {"num_labels": groups["head"].get("num_labels", 150)} | auxiliary
     return DPT(
         backbone=_build("backbone", groups["backbone"], BACKBONES, dtype),
-        neck=_build("neck", {"type": "neck"} | groups["neck"], {"neck": Neck}, dtype),
+        neck=_build("neck", {"type": "dpt"} | groups["neck"], NECKS, dtype),
         head=_build("head", groups["head"], HEADS, dtype),
         auxiliary_head=_build(
             "auxiliary_head",
@@ -136,14 +160,23 @@ def _build(
     kind = settings.pop("type", None)
     if kind not in types:
         raise _unknown(f"model.{group}.type", kind, types)
-    fields = set(types[kind].__dataclass_fields__) - {"parent", "name", "dtype"}  # pyright: ignore
+    fields = _fields(types[kind])
     for key in settings:
         if key not in fields:
             raise _unknown(f"key of config.model.{group} for type {kind!r}", key, fields)
+    for key in settings.get("bit", ()):
+        if key not in _fields(ResNetV2):
+            raise _unknown(f"key of config.model.{group}.bit", key, _fields(ResNetV2))
     return types[kind](**settings, dtype=dtype)  # pyright: ignore[reportCallIssue]
 
 
+def _fields(kind: type[nn.Module]) -> set[str]:
+    return set(kind.__dataclass_fields__) - {"parent", "name", "dtype"}  # pyright: ignore
+
+
 def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items() if v is not None}
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heads: a fused map in, depth or class logits out. Outputs are float32 whatever `dtype` is."""
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpt_jax.models import layers, resize
+from dpt_jax.models.neck import Fused
 
 # The last layer starts near zero: an even guess everywhere, whatever the scale of the features.
 _LAST = nn.initializers.normal(0.01)
@@ -17,46 +18,70 @@ DepthActivation = Literal["relu", "sigmoid"]
 
 
 class DepthHead(nn.Module):
-    """conv3x3, upsample x2, conv3x3, ReLU, conv1x1, and an activation that says what depth means.
+    """conv3x3, upsample, conv3x3, ReLU, conv1x1, and an activation that says what depth means.
 
     Attributes:
         head_in_index: which fused map is read; 0 is the coarsest, -1 the finest.
         add_projection: an extra conv3x3 + ReLU in front (the DINOv2 depth heads).
+        head_hidden_size: channels of the second convolution.
+        upsample_to_input: upsample to the pixels that whole patches cover (Depth Anything) instead
+            of twice the size.
         activation: "relu", as in HF and isl-org: an unbounded non-negative number, inverse relative
             depth in the MiDaS checkpoints, metres in the DINOv2 ones. "sigmoid": metres within
             (0, max_depth), as in Depth Anything's metric models; trains well from scratch, where a
             final ReLU that dies has no gradient.
         max_depth: metres; only read by "sigmoid".
+        scale: what the output of "relu" is multiplied by.
+        shift: what is then added to it: 0.001 in the original DINOv2 heads.
+        invert: then 1 / max(., 1e-8): the isl-org hybrids for NYUv2 and KITTI, whose scale and
+            shift turn inverse relative depth into 1 / metres (isl-org/DPT, `DPTDepthModel`).
     """
+
+    task: ClassVar[str] = "depth"
 
     head_in_index: int = -1
     add_projection: bool = False
+    head_hidden_size: int = 32
+    upsample_to_input: bool = False
     activation: DepthActivation = "relu"
     max_depth: float = 10.0
+    scale: float = 1.0
+    shift: float = 0.0
+    invert: bool = False
     dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, fused: list[Float[Array, "b h w c"]], *, train: bool = False
-    ) -> Float[Array, "b 2*h 2*w"]:
+        self,
+        fused: Fused,
+        covered: tuple[int, int] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b h2 w2"]:
+        """Depth from the fused maps; `covered`: height and width for `upsample_to_input`."""
         if self.activation not in get_args(DepthActivation):
             raise ValueError(
                 f"model.head.activation {self.activation!r} is not one of "
                 f"{get_args(DepthActivation)}"
             )
-        x = fused[self.head_in_index]
+        x = fused.maps[self.head_in_index]
         channels = x.shape[-1]
         if self.add_projection:
             x = nn.relu(layers.conv(channels, 3, "projection", dtype=self.dtype)(x))
         x = layers.conv(channels // 2, 3, "head_0", dtype=self.dtype)(x)
-        x = resize.upsample_x2(x)
-        x = nn.relu(layers.conv(32, 3, "head_2", dtype=self.dtype)(x))
+        if self.upsample_to_input:
+            assert covered is not None
+            x = resize.bilinear(x, covered, align_corners=True)
+        else:
+            x = resize.upsample_x2(x)
+        x = nn.relu(layers.conv(self.head_hidden_size, 3, "head_2", dtype=self.dtype)(x))
         x = layers.conv(1, 1, "head_4", kernel_init=_LAST, dtype=self.dtype)(x)[..., 0].astype(
             jnp.float32
         )
         if self.activation == "sigmoid":
             return self.max_depth * jax.nn.sigmoid(x)
-        return nn.relu(x)
+        x = self.scale * nn.relu(x) + self.shift
+        return 1 / jnp.maximum(x, 1e-8) if self.invert else x
 
 
 class SegmentationHead(nn.Module):
@@ -70,6 +95,8 @@ class SegmentationHead(nn.Module):
         upsample: False in the auxiliary head.
     """
 
+    task: ClassVar[str] = "segmentation"
+
     num_labels: int = 150
     dropout: float = 0.1
     head_in_index: int = -1
@@ -78,14 +105,15 @@ class SegmentationHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, fused: list[Float[Array, "b h w c"]], *, train: bool = False
+        self, fused: Fused, covered: tuple[int, int] | None = None, *, train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
+        """Logits from the fused maps."""
         if not 1 <= self.num_labels <= 255:
             raise ValueError(
                 f"model.head.num_labels={self.num_labels}: labels are bytes and 255 means ignored, "
                 "so there can be 1 to 255 classes"
             )
-        x = fused[self.head_in_index]
+        x = fused.maps[self.head_in_index]
         x = layers.conv(x.shape[-1], 3, "head_0", use_bias=False, dtype=self.dtype)(x)
         x = nn.relu(layers.batch_norm(train, "head_1", self.dtype)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

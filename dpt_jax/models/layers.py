@@ -19,11 +19,24 @@ from jaxtyping import Array, Float
 Dtype = Any
 
 # torch's "gelu" is the exact one; linen's default is the tanh approximation, 5e-4 away.
+_exact_gelu = functools.partial(nn.gelu, approximate=False)
+_tanh_gelu = functools.partial(nn.gelu, approximate=True)
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "gelu_new": functools.partial(nn.gelu, approximate=True),
+    "gelu": _exact_gelu,
+    "gelu_python": _exact_gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "leaky_relu": nn.leaky_relu,
+    "linear": lambda x: x,
+    "mish": lambda x: x * jnp.tanh(nn.softplus(x)),
     "relu": nn.relu,
+    "relu2": lambda x: jnp.square(nn.relu(x)),
+    "relu6": nn.relu6,
+    "sigmoid": nn.sigmoid,
     "silu": nn.silu,
+    "swish": nn.silu,
     "tanh": jnp.tanh,
 }
 
@@ -164,3 +177,90 @@ class SelfAttention(nn.Module):
         else:
             out = jax.nn.dot_product_attention(*projections)
         return out.reshape(b, n, d)
+
+
+class Dense(nn.Module):
+    """A linear layer one level down under the name `dense`, where HF keeps it."""
+
+    features: int
+    initializer_range: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
+        return nn.Dense(
+            self.features,
+            kernel_init=nn.initializers.truncated_normal(self.initializer_range),
+            dtype=self.dtype,
+            name="dense",
+        )(x)
+
+
+class Attention(nn.Module):
+    """Self-attention and its output projection."""
+
+    num_heads: int
+    qkv_bias: bool = True
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], *, train: bool) -> Float[Array, "b n d"]:
+        mixed = SelfAttention(
+            self.num_heads,
+            self.qkv_bias,
+            self.attention_dropout,
+            self.initializer_range,
+            self.dtype,
+            name="attention",
+        )(x, train=train)
+        return Dense(x.shape[-1], self.initializer_range, self.dtype, name="output")(mixed)
+
+
+class PatchEmbeddings(nn.Module):
+    """Patches as tokens on their grid: a convolution with kernel = stride = `patch_size`."""
+
+    hidden_size: int
+    patch_size: int
+    num_channels: int = 3
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b h/p w/p d"]:
+        _, h, w, c = pixels.shape
+        if c != self.num_channels:
+            raise ValueError(
+                f"pixels have {c} channels (b h w c), model.backbone.num_channels is "
+                f"{self.num_channels}"
+            )
+        if min(h, w) < self.patch_size:
+            raise ValueError(
+                f"an image of {h} x {w} pixels (h x w) holds no {self.patch_size} x "
+                f"{self.patch_size} patch"
+            )
+        # Rows and columns beyond the last whole patch are dropped, as VALID padding does in torch.
+        return nn.Conv(
+            self.hidden_size,
+            (self.patch_size, self.patch_size),
+            strides=self.patch_size,
+            padding="VALID",
+            kernel_init=nn.initializers.lecun_normal(),
+            dtype=self.dtype,
+            name="projection",
+        )(pixels.astype(self.dtype))
+
+
+def check_taps(out_indices: tuple[int, ...], num_hidden_layers: int) -> None:
+    """Refuses taps that are not ascending block numbers; HF would silently drop or reorder them.
+
+    Raises:
+        ValueError: naming `model.backbone.out_indices`.
+    """
+    if list(out_indices) != sorted(set(out_indices)) or not all(
+        0 <= i < num_hidden_layers for i in out_indices
+    ):
+        raise ValueError(
+            f"model.backbone.out_indices {out_indices} must ascend within "
+            f"0..{num_hidden_layers - 1} (num_hidden_layers - 1)"
+        )

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readout, reassemble and fusion: token maps in, fused feature maps out (arXiv 2103.13413, section
-3).
+"""Readout, reassemble, fusion: token maps in, fused feature maps out (arXiv 2103.13413, section 3).
 
 Written so that the arithmetic is done once where the plain form repeats it; the results are the
 same: the class token's half of the "project" readout is computed per image instead of per patch,
@@ -10,6 +9,7 @@ and the 1x1 convolution of a fusion layer runs before its upsampling (both are l
 from typing import Literal, get_args
 
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,6 +17,19 @@ from dpt_jax.models import layers, resize
 from dpt_jax.models.vit import Features
 
 ReadoutType = Literal["ignore", "add", "project"]
+
+
+@flax.struct.dataclass
+class Fused:
+    """What a neck hands to the heads.
+
+    Attributes:
+        maps: output of each fusion layer, coarsest first.
+        coarsest: the map that entered the first of them, which ZoeDepth reads as well.
+    """
+
+    maps: tuple[Float[Array, "b h w c"], ...]
+    coarsest: Float[Array, "b h w c"]
 
 
 class _ProjectReadout(nn.Module):
@@ -69,8 +82,16 @@ class _Reassemble(nn.Module):
     def __call__(self, features: Features) -> list[Float[Array, "b h w c"]]:
         h, w = features.grid
         maps = []
-        for i, tokens in enumerate(features.tokens):
-            cls, patches = tokens[:, :1], tokens[:, 1:]
+        for i, tap in enumerate(features.taps):
+            if tap.ndim == 4:
+                if tap.shape[-1] != self.channels[i]:
+                    raise ValueError(
+                        f"model.neck.hidden_sizes[{i}]={self.channels[i]}, but that tap of the "
+                        f"backbone is a map of {tap.shape[-1]} channels, which is not projected"
+                    )
+                maps.append(tap)
+                continue
+            cls, patches = tap[:, :1], tap[:, 1:]
             if self.readout_type == "add":
                 patches = patches + cls
             elif self.readout_type == "project":
@@ -120,8 +141,9 @@ class _FusionLayer(nn.Module):
         x: Float[Array, "b h w c"],
         skip: Float[Array, "b h2 w2 c"] | None,
         *,
+        size: tuple[int, int],
         train: bool,
-    ) -> Float[Array, "b 2*h 2*w c"]:
+    ) -> Float[Array, "b h3 w3 c"]:
         unit = (self.use_batch_norm, self.use_bias, self.dtype)
         if skip is not None:
             # Sizes differ on odd grids only; HF bends the skip, and so do we.
@@ -129,28 +151,35 @@ class _FusionLayer(nn.Module):
             x = x + _ResidualConvUnit(*unit, name="residual_layer1")(skip, train=train)
         x = _ResidualConvUnit(*unit, name="residual_layer2")(x, train=train)
         x = layers.conv(x.shape[-1], 1, "projection", dtype=self.dtype)(x)
-        return layers.constrain_batch(resize.upsample_x2(x))
+        return layers.constrain_batch(resize.bilinear(x, size, align_corners=True))
 
 
 class _Fusion(nn.Module):
     use_batch_norm: bool
     use_bias: bool
+    upsample_to_skip: bool
     dtype: layers.Dtype
 
     @nn.compact
     def __call__(
         self, maps: list[Float[Array, "b h w c"]], *, train: bool
     ) -> list[Float[Array, "b h w c"]]:
-        fused, x = [], None
-        for j, skip in enumerate(reversed(maps)):
+        coarse_to_fine = maps[::-1]
+        fused, x = [], coarse_to_fine[0]
+        for j, skip in enumerate(coarse_to_fine):
+            size = (2 * x.shape[1], 2 * x.shape[2])
+            if self.upsample_to_skip and j + 1 < len(maps):
+                size = coarse_to_fine[j + 1].shape[1:3]
             layer = _FusionLayer(self.use_batch_norm, self.use_bias, self.dtype, name=f"layers_{j}")
-            x = layer(skip, None, train=train) if x is None else layer(x, skip, train=train)
+            x = layer(x, skip if j else None, size=size, train=train)
             fused.append(x)
         return fused
 
 
 class Neck(nn.Module):
-    """Tokens of `len(hidden_sizes)` depths to as many fused maps. Fields are those of `DPTConfig`.
+    """Taps of `len(hidden_sizes)` depths to as many fused maps. Fields are those of `DPTConfig`.
+
+    Taps that are maps already (ResNet stages of the hybrid, Swin) are not reassembled.
 
     Attributes:
         hidden_sizes: channels of each map after its reassemble projection (`neck_hidden_sizes`).
@@ -160,6 +189,8 @@ class Neck(nn.Module):
             "project" its concatenation with every patch.
         fusion_hidden_size: channels of every fused map.
         use_bias_in_fusion_residual: None means: where there is no BatchNorm.
+        upsample_to_skip: upsample to the size of the next skip connection (Depth Anything, MiDaS
+            3.1) instead of twice the size (DPT), which is another size on odd grids.
         hidden_act: activation of the "project" readout.
     """
 
@@ -169,22 +200,23 @@ class Neck(nn.Module):
     fusion_hidden_size: int = 256
     use_batch_norm_in_fusion_residual: bool = False
     use_bias_in_fusion_residual: bool | None = None
+    upsample_to_skip: bool = False
     hidden_act: str = "gelu"
     dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Features, *, train: bool = False) -> list[Float[Array, "b h w c"]]:
-        """Fused maps, coarsest first; the last has 16 * ceil(grid / 2) rows at usual factors."""
+    def __call__(self, features: Features, *, train: bool = False) -> Fused:
+        """Fused maps; the last has 16 * ceil(grid / 2) rows at usual factors."""
         if self.readout_type not in get_args(ReadoutType):
             raise ValueError(
                 f"model.neck.readout_type {self.readout_type!r} is not one of "
                 f"{get_args(ReadoutType)}"
             )
-        if not len(features.tokens) == len(self.hidden_sizes) == len(self.reassemble_factors):
+        if not len(features.taps) == len(self.hidden_sizes) == len(self.reassemble_factors):
             raise ValueError(
                 "model.backbone.out_indices, model.neck.hidden_sizes and "
                 "model.neck.reassemble_factors must have the same length, got "
-                f"{len(features.tokens)}, {len(self.hidden_sizes)}, {len(self.reassemble_factors)}"
+                f"{len(features.taps)}, {len(self.hidden_sizes)}, {len(self.reassemble_factors)}"
             )
         maps = _Reassemble(
             self.hidden_sizes,
@@ -202,9 +234,11 @@ class Neck(nn.Module):
         ]
         use_batch_norm = self.use_batch_norm_in_fusion_residual
         use_bias = self.use_bias_in_fusion_residual
-        return _Fusion(
+        fused = _Fusion(
             use_batch_norm,
             not use_batch_norm if use_bias is None else use_bias,
+            self.upsample_to_skip,
             self.dtype,
             name="fusion_stage",
         )(maps, train=train)
+        return Fused(tuple(fused), maps[-1])

@@ -7,7 +7,8 @@ upsamples with `jax.image.resize` instead of `align_corners=True` is 25 % off. H
 * `bilinear(..., align_corners=True)`: fusion and head upsampling
 (`torch.nn.functional.interpolate`);
 * `bilinear(..., align_corners=False)`: position embeddings of ViT-DPT, logits to label size;
-* `bicubic(...)`: a = -0.75, no antialiasing (`align_corners=False`): DINOv2 position embeddings.
+* `bicubic(...)`: a = -0.75, no antialiasing (`align_corners=False`): DINOv2 position embeddings;
+  with `scale` as the original DINOv2 resizes them, with `antialias` those of models with registers.
 
 A one-dimensional resize is a sparse matrix with at most four entries per row. It is applied as a
 few gathers along the axis, and so is its transpose in the backward pass: no scatter-add, which is
@@ -26,16 +27,27 @@ Kernel = Literal["bilinear", "bicubic"]
 
 
 def resize_matrix(
-    in_size: int, out_size: int, *, kernel: Kernel = "bilinear", align_corners: bool = False
+    in_size: int,
+    out_size: int,
+    *,
+    kernel: Kernel = "bilinear",
+    align_corners: bool = False,
+    antialias: bool = False,
+    scale: float | None = None,
 ) -> np.ndarray:
-    """The matrix of a one-dimensional resize, without antialiasing, borders replicated.
+    """The matrix of a one-dimensional resize as PyTorch does it.
 
     Args:
         in_size: number of input samples, at least 1.
         out_size: number of output samples, at least 1.
-        kernel: "bilinear", or "bicubic" with a = -0.75 (PyTorch's and OpenCV's constant).
+        kernel: "bilinear", or "bicubic" with a = -0.75 (PyTorch's and OpenCV's constant; with
+            antialiasing -0.5, PyTorch's and Pillow's).
         align_corners: whether the first and last samples of input and output coincide, as opposed
             to their outer borders. Only with "bilinear".
+        antialias: widen the kernel by the factor of a reduction; borders are cut off and the rest
+            renormalised. Without it borders are replicated and a reduction skips samples.
+        scale: output samples per input sample where that is not `out_size / in_size`: what
+            `interpolate(scale_factor=...)` computes with.
 
     Returns:
         float64 array of shape (out_size, in_size); every row sums to 1.
@@ -43,10 +55,13 @@ def resize_matrix(
     if in_size < 1 or out_size < 1:
         raise ValueError(f"resize needs sizes of at least 1, got {in_size} -> {out_size}")
     target = np.arange(out_size, dtype=np.float64)
+    step = in_size / out_size if scale is None else 1 / scale
+    if antialias and not align_corners:
+        return _antialiased_matrix(in_size, (target + 0.5) * step, max(step, 1.0), kernel)
     if align_corners:
         position = target * ((in_size - 1) / (out_size - 1) if out_size > 1 else 0.0)
     else:
-        position = (target + 0.5) * (in_size / out_size) - 0.5
+        position = (target + 0.5) * step - 0.5
     if kernel == "bilinear":
         position = np.clip(position, 0, in_size - 1)
         base = np.minimum(np.floor(position), max(in_size - 2, 0))
@@ -66,6 +81,19 @@ def resize_matrix(
     return matrix
 
 
+def _antialiased_matrix(
+    in_size: int, center: np.ndarray, width: float, kernel: Kernel
+) -> np.ndarray:
+    distance = np.abs(np.arange(in_size) + 0.5 - center[:, None]) / width
+    weights = _cubic(distance, a=-0.5) if kernel == "bicubic" else np.maximum(1 - distance, 0)
+    # PyTorch rounds the ends of the kernel to whole samples: the ones beyond do not count.
+    support = (2 if kernel == "bicubic" else 1) * width
+    first, last = np.floor(center - support + 0.5), np.floor(center + support + 0.5)
+    sample = np.arange(in_size)
+    weights *= (sample >= first[:, None]) & (sample < last[:, None])
+    return weights / weights.sum(1, keepdims=True)
+
+
 def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
@@ -75,8 +103,15 @@ def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
 @functools.cache
 def _gathers(matrix_key: tuple, transpose: bool) -> tuple[np.ndarray, np.ndarray]:
     """Columns and weights (each taps x rows) of the non-zero entries of a resize matrix's rows."""
-    in_size, out_size, kernel, align_corners = matrix_key
-    matrix = resize_matrix(in_size, out_size, kernel=kernel, align_corners=align_corners)
+    in_size, out_size, kernel, align_corners, antialias, scale = matrix_key
+    matrix = resize_matrix(
+        in_size,
+        out_size,
+        kernel=kernel,
+        align_corners=align_corners,
+        antialias=antialias,
+        scale=scale,
+    )
     if transpose:
         matrix = matrix.T
     taps = max(int((matrix != 0).sum(1).max()), 1)
@@ -113,10 +148,18 @@ def _resize_axis_backward(axis: int, matrix_key: tuple, _: None, grad: Array) ->
 _resize_axis.defvjp(_resize_axis_forward, _resize_axis_backward)
 
 
-def _resize(x: Array, size: tuple[int, int], kernel: Kernel, align_corners: bool) -> Array:
-    for axis, out_size in zip((1, 2), size, strict=True):
-        if x.shape[axis] != out_size:
-            x = _resize_axis(x, axis, (x.shape[axis], out_size, kernel, align_corners))
+def _resize(
+    x: Array,
+    size: tuple[int, int],
+    kernel: Kernel,
+    align_corners: bool,
+    antialias: bool = False,
+    scale: tuple[float | None, float | None] = (None, None),
+) -> Array:
+    for axis, out_size, factor in zip((1, 2), size, scale, strict=True):
+        if x.shape[axis] != out_size or factor is not None:
+            key = (x.shape[axis], out_size, kernel, align_corners, antialias, factor)
+            x = _resize_axis(x, axis, key)
     return x
 
 
@@ -127,9 +170,23 @@ def bilinear(
     return _resize(x, size, "bilinear", align_corners)
 
 
-def bicubic(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b new_h new_w c"]:
-    """`torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` to `size` (h, w)."""
-    return _resize(x, size, "bicubic", False)
+def bicubic(
+    x: Float[Array, "b h w c"],
+    size: tuple[int, int],
+    *,
+    antialias: bool = False,
+    scale: tuple[float, float] | None = None,
+) -> Float[Array, "b new_h new_w c"]:
+    """`torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` to `size` (h, w).
+
+    Args:
+        x: what is resized.
+        size: of the result.
+        antialias: as torch's.
+        scale: (vertical, horizontal) of torch's `scale_factor`, of which `size` is the rounded
+            result; None computes with `size` itself.
+    """
+    return _resize(x, size, "bicubic", False, antialias, scale or (None, None))
 
 
 def upsample_x2(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:

@@ -4,10 +4,9 @@
 Image in, the tokens of some encoder blocks out. Differences from HF, on purpose:
 
 * any rectangle: position embeddings are resized to the true patch grid, and the grid travels with
-the
-  tokens (HF takes the square root of the token count: wrong or an error off squares);
+  the tokens (HF takes the square root of the token count: wrong or an error off squares);
 * the encoder stops at the last tapped block, and the final norm, which no dense head reads, is
-absent.
+  absent.
 """
 
 import flax.linen as nn
@@ -23,17 +22,35 @@ class Features:
     """What a backbone hands to the neck: one entry per tap, shallow to deep.
 
     Attributes:
-        tokens: each `b 1+h*w d`, the class token first, then patches row by row.
-        grid: (h, w) of the patch grid.
+        taps: each either tokens `b 1+h*w d`, the class token first, then patches row by row; or a
+            map `b h w c`, which the neck does not reassemble.
+        grid: (h, w) of the patch grid, in which tokens lie.
     """
 
-    tokens: tuple[Float[Array, "b n d"], ...]
+    taps: tuple[Array, ...]
     grid: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+
+def embed_tokens(
+    cls_token: Float[Array, "1 1 d"],
+    patches: Float[Array, "b h w d"],
+    positions: Float[Array, "1 1+n*n d"],
+) -> Float[Array, "b 1+h*w d"]:
+    """Class token and patches with the position embeddings of ViT-DPT: resized bilinearly."""
+    b, h, w, d = patches.shape
+    native = round((positions.shape[1] - 1) ** 0.5)
+    grid = resize.bilinear(
+        positions[:, 1:].reshape(1, native, native, d), (h, w), align_corners=False
+    )
+    first = jnp.broadcast_to((cls_token + positions[:, :1]).astype(patches.dtype), (b, 1, d))
+    rest = (patches + grid.astype(patches.dtype)).reshape(b, h * w, d)
+    return jnp.concatenate([first, rest], axis=1)
 
 
 class _Embeddings(nn.Module):
     hidden_size: int
     patch_size: int
+    num_channels: int
     image_size: int
     dropout: float
     initializer_range: float
@@ -41,96 +58,22 @@ class _Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, pixels: Float[Array, "b h w c"], *, train: bool) -> Features:
-        p = self.patch_size
-        grid = (pixels.shape[1] // p, pixels.shape[2] // p)
-        if min(grid) < 1:
-            raise ValueError(
-                f"an image of {pixels.shape[1]} x {pixels.shape[2]} pixels (h x w) holds no "
-                f"{p} x {p} patch"
-            )
-        init = nn.initializers.truncated_normal(self.initializer_range)
-        patches = _PatchEmbeddings(
-            self.hidden_size, p, self.initializer_range, self.dtype, name="patch_embeddings"
-        )(pixels)
-        cls = self.param("cls_token", init, (1, 1, self.hidden_size), jnp.float32)
-        native = self.image_size // p
-        positions = self.param(
-            "position_embeddings", init, (1, 1 + native * native, self.hidden_size), jnp.float32
-        )
-        patch_positions = resize.bilinear(
-            positions[:, 1:].reshape(1, native, native, self.hidden_size), grid, align_corners=False
-        )
-        tokens = jnp.concatenate(
-            [
-                jnp.broadcast_to(
-                    (cls + positions[:, :1]).astype(self.dtype),
-                    (patches.shape[0], 1, self.hidden_size),
-                ),
-                (patches + patch_positions.astype(self.dtype)).reshape(
-                    patches.shape[0], -1, self.hidden_size
-                ),
-            ],
-            axis=1,
-        )
-        tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
-        return Features((tokens,), grid)
-
-
-class _PatchEmbeddings(nn.Module):
-    hidden_size: int
-    patch_size: int
-    initializer_range: float
-    dtype: layers.Dtype
-
-    @nn.compact
-    def __call__(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b h/p w/p d"]:
-        # Rows and columns beyond the last whole patch are dropped, as VALID padding does in torch.
-        return nn.Conv(
+        patches = layers.PatchEmbeddings(
             self.hidden_size,
-            (self.patch_size, self.patch_size),
-            strides=self.patch_size,
-            padding="VALID",
-            kernel_init=nn.initializers.lecun_normal(),
-            dtype=self.dtype,
-            name="projection",
-        )(pixels.astype(self.dtype))
-
-
-class _Dense(nn.Module):
-    """A linear layer one level down under the name `dense`, where HF keeps it."""
-
-    features: int
-    initializer_range: float
-    dtype: layers.Dtype
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
-        return nn.Dense(
-            self.features,
-            kernel_init=nn.initializers.truncated_normal(self.initializer_range),
-            dtype=self.dtype,
-            name="dense",
-        )(x)
-
-
-class _Attention(nn.Module):
-    num_heads: int
-    qkv_bias: bool
-    attention_dropout: float
-    initializer_range: float
-    dtype: layers.Dtype
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], *, train: bool) -> Float[Array, "b n d"]:
-        mixed = layers.SelfAttention(
-            self.num_heads,
-            self.qkv_bias,
-            self.attention_dropout,
-            self.initializer_range,
+            self.patch_size,
+            self.num_channels,
             self.dtype,
-            name="attention",
-        )(x, train=train)
-        return _Dense(x.shape[-1], self.initializer_range, self.dtype, name="output")(mixed)
+            name="patch_embeddings",
+        )(pixels)
+        init = nn.initializers.truncated_normal(self.initializer_range)
+        cls = self.param("cls_token", init, (1, 1, self.hidden_size), jnp.float32)
+        count = 1 + (self.image_size // self.patch_size) ** 2
+        positions = self.param(
+            "position_embeddings", init, (1, count, self.hidden_size), jnp.float32
+        )
+        tokens = embed_tokens(cls, patches, positions)
+        tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
+        return Features((tokens,), patches.shape[1:3])
 
 
 class Block(nn.Module):
@@ -149,26 +92,22 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
         dropout = nn.Dropout(self.hidden_dropout, deterministic=not train)
-        y = layers.layer_norm(self.layer_norm_eps, "layernorm_before", self.dtype)(x)
-        y = _Attention(
-            self.num_heads,
-            self.qkv_bias,
-            self.attention_dropout,
-            self.initializer_range,
-            self.dtype,
-            name="attention",
+        init, dtype = self.initializer_range, self.dtype
+        y = layers.layer_norm(self.layer_norm_eps, "layernorm_before", dtype)(x)
+        y = layers.Attention(
+            self.num_heads, self.qkv_bias, self.attention_dropout, init, dtype, name="attention"
         )(y, train=train)
         x = x + dropout(y)
-        y = layers.layer_norm(self.layer_norm_eps, "layernorm_after", self.dtype)(x)
-        y = _Dense(self.intermediate_size, self.initializer_range, self.dtype, name="intermediate")(
-            y
-        )
+        y = layers.layer_norm(self.layer_norm_eps, "layernorm_after", dtype)(x)
+        y = layers.Dense(self.intermediate_size, init, dtype, name="intermediate")(y)
         y = layers.activation(self.hidden_act)(y)
-        y = _Dense(x.shape[-1], self.initializer_range, self.dtype, name="output")(y)
+        y = layers.Dense(x.shape[-1], init, dtype, name="output")(y)
         return layers.constrain_batch(x + dropout(y))
 
 
-class _Encoder(nn.Module):
+class Encoder(nn.Module):
+    """Blocks up to the last tap; the raw outputs of the tapped ones, before any norm."""
+
     out_indices: tuple[int, ...]
     block: dict
     dtype: layers.Dtype
@@ -204,29 +143,15 @@ class ViT(nn.Module):
     layer_norm_eps: float = 1e-12
     image_size: int = 384
     patch_size: int = 16
+    num_channels: int = 3
     qkv_bias: bool = True
     out_indices: tuple[int, ...] = (2, 5, 8, 11)
     dtype: layers.Dtype = jnp.float32
 
     def setup(self) -> None:
-        taps = self.out_indices
-        if list(taps) != sorted(set(taps)) or not all(
-            0 <= i < self.num_hidden_layers for i in taps
-        ):
-            raise ValueError(
-                f"model.backbone.out_indices {taps} must ascend within "
-                f"0..{self.num_hidden_layers - 1}"
-                " (num_hidden_layers - 1)"
-            )
-        self.embeddings = _Embeddings(
-            self.hidden_size,
-            self.patch_size,
-            self.image_size,
-            self.hidden_dropout_prob,
-            self.initializer_range,
-            self.dtype,
-        )
-        self.encoder = _Encoder(
+        layers.check_taps(self.out_indices, self.num_hidden_layers)
+        self.embeddings = self._make_embeddings()
+        self.encoder = Encoder(
             self.out_indices,
             {
                 "num_heads": self.num_attention_heads,
@@ -241,6 +166,19 @@ class ViT(nn.Module):
             self.dtype,
         )
 
+    def _make_embeddings(self) -> nn.Module:
+        return _Embeddings(
+            self.hidden_size,
+            self.patch_size,
+            self.num_channels,
+            self.image_size,
+            self.hidden_dropout_prob,
+            self.initializer_range,
+            self.dtype,
+        )
+
     def __call__(self, pixels: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Taps of a batch of images: what the embeddings hand over first, then encoder blocks."""
         embedded = self.embeddings(pixels, train=train)
-        return Features(self.encoder(embedded.tokens[0], train=train), embedded.grid)
+        *maps, tokens = embedded.taps
+        return Features((*maps, *self.encoder(tokens, train=train)), embedded.grid)

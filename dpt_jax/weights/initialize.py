@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Initial values for training from any checkpoint: an encoder, or a DPT with another head."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from dpt_jax.models.dpt import DPT, abstract_variables
+from dpt_jax.models.resize import resize_matrix
+from dpt_jax.weights import huggingface, originals
+from dpt_jax.weights.augreg import read_augreg
+from dpt_jax.weights.errors import WeightsError
+from dpt_jax.weights.families import family
+from dpt_jax.weights.safetensors_file import read_safetensors
+from dpt_jax.weights.torch_file import read_torch_file
+
+Path_ = tuple[str, ...]
+Tensors = Mapping[str, Callable[[], np.ndarray]]
+
+# What the encoder is called in the classes that hold one.
+_PREFIX = re.compile(r"^(dpt|backbone|vit|dinov2|dinov2_with_registers|beit)\.")
+_DECODER = re.compile(r"^(neck|head|auxiliary_head)\.")
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialValues:
+    """What a checkpoint has for a model.
+
+    Attributes:
+        values: path in the variables (collection first) to the value.
+        reinitialised: parameters that it has not, or in another shape; with the reason.
+        resized: position embeddings that were resized to the model's native grid.
+        not_used: HF names in the checkpoint that the model has no place for.
+    """
+
+    values: dict[Path_, np.ndarray]
+    reinitialised: dict[str, str]
+    resized: tuple[str, ...]
+    not_used: tuple[str, ...]
+
+    def report(self, path: Any) -> str:
+        """Lines for the log: what was taken, and every parameter that was not."""
+        lines = [
+            f"initialised from {path}: {len(self.values)} parameters taken, "
+            f"{len(self.reinitialised)} initialised anew, {len(self.not_used)} there not used"
+        ]
+        lines += [f"  resized to this grid: {name}" for name in self.resized]
+        lines += [f"  anew: {name}: {why}" for name, why in self.reinitialised.items()]
+        groups: dict[str, int] = {}
+        for name in self.not_used:
+            group = re.sub(r"\d+", "*", ".".join(name.split(".")[:4]))
+            groups[group] = groups.get(group, 0) + 1
+        lines += [f"  not used: {group} ({count} tensors)" for group, count in groups.items()]
+        return "\n".join(lines)
+
+
+def initial_values(path: str | Path, model: DPT) -> InitialValues:
+    """Values for the parameters of `model` from weights of another model with the same encoder.
+
+    Decoder and heads are taken where name and shape agree and left to their initialisation where
+    not. Position embeddings of another native size are resized bilinearly, as AugReg and DeiT do.
+
+    Args:
+        path: a Hugging Face directory of a DPT, ViT, DINOv2 or BEiT, a `.pt` or `.pth` file of
+            isl-org, MiDaS, Depth Anything, DINOv2 or timm, or an AugReg `.npz`.
+        model: what will be trained.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        WeightsError: a parameter of the encoder is not there or has another shape: then it is
+            another encoder, and training would start from noise.
+    """
+    return match(read_initial(path), model, path)
+
+
+def read_initial(path: str | Path) -> Tensors:
+    """The tensors of any checkpoint under HF's names, its encoder as `backbone.*`."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"config.init_from: there is no {path}")
+    if path.suffix == ".npz":
+        return read_augreg(path)
+    if path.suffix in (".pt", ".pth"):
+        state_dict = originals.state_dict_of(read_torch_file(path), path)
+        tensors = originals.to_hf_names(huggingface.lazy(state_dict), path)
+    else:
+        tensors = huggingface.lazy(read_safetensors(path))
+    return huggingface.to_disk_names({_backbone_name(k): fetch for k, fetch in tensors.items()})
+
+
+def _backbone_name(name: str) -> str:
+    if _DECODER.match(name):
+        return name
+    return "backbone." + _PREFIX.sub("", name)
+
+
+def match(tensors: Tensors, model: DPT, path: Any) -> InitialValues:
+    """See `initial_values`; `tensors` as `read_initial` gives them."""
+    prefix = family(model).backbone_prefix
+    leaves: dict[Path_, Any] = flax.traverse_util.flatten_dict(abstract_variables(model))
+    values, anew, resized, wrong = {}, {}, [], []
+    used = set()
+    for where, leaf in leaves.items():
+        name = huggingface.hf_name(where[1:], model)
+        key = _backbone_name(name) if name.startswith(f"{prefix}.") else name
+        place = "/".join(where)
+        if key not in tensors:
+            why = "not in the checkpoint"
+        else:
+            used.add(key)
+            value = huggingface.to_linen(tensors[key](), where, model)
+            if name.endswith("position_embeddings") and value.shape != leaf.shape:
+                value = _resized_positions(value, leaf.shape)
+                resized.append(place)
+            if value is not None and value.shape == leaf.shape:
+                values[where] = np.ascontiguousarray(value, leaf.dtype)
+                continue
+            found = "another layout" if value is None else str(value.shape)
+            why = f"{found} there, {leaf.shape} here"
+        if where[1] == "backbone":
+            wrong.append(f"{place}: {why}")
+        else:
+            anew[place] = why
+    if wrong:
+        raise WeightsError(
+            f"config.init_from={path} is not this encoder ({len(wrong)} of its parameters):\n  "
+            + "\n  ".join(wrong[:20])
+            + ("\n  ..." if len(wrong) > 20 else "")
+        )
+    dead = huggingface.dead_parameters(model)
+    not_used = tuple(k for k in tensors if k not in used and k not in dead)
+    return InitialValues(values, anew, tuple(resized), not_used)
+
+
+def _resized_positions(positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Positions of another square grid; the class token's row stays. None if it is no square."""
+    old, new = (round((n - 1) ** 0.5) for n in (positions.shape[1], shape[1]))
+    if old * old + 1 != positions.shape[1] or positions.shape[::2] != shape[::2]:
+        return None
+    matrix = resize_matrix(old, new)
+    grid = positions[0, 1:].reshape(old, old, -1)
+    grid = np.einsum("ih,jw,hwd->ijd", matrix, matrix, grid, optimize=True)
+    return np.concatenate([positions[:, :1], grid.reshape(1, new * new, -1)], axis=1)

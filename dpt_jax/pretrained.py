@@ -77,8 +77,8 @@ def save_pretrained(
         processor: how images become pixels. None assumes what the public checkpoints of this
             architecture use, and says so in the log.
         labels: names of the classes, in order.
-        depth: what the model's depth means; None: metres if it says so (DINOv2's depth heads,
-            Depth Anything with a maximum), else inverse relative depth.
+        depth: what the model's depth means; None: metres if it says so (ZoeDepth, DINOv2's
+            depth heads, Depth Anything with a maximum), else inverse relative depth.
         approximate: see `huggingface_export.hf_config`.
 
     Raises:
@@ -118,7 +118,14 @@ def default_processor(model: DPT) -> ImageProcessor:
     """What the public checkpoints of this architecture do to images."""
     backbone: Any = model.backbone
     side = backbone.image_size
-    imagenet = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+    imagenet: dict[str, Any] = {
+        "image_mean": (0.485, 0.456, 0.406),
+        "image_std": (0.229, 0.224, 0.225),
+    }
+    if family(model).model_type == "zoedepth":
+        return ImageProcessor.from_dict(
+            {"image_processor_type": "ZoeDepthImageProcessor", "ensure_multiple_of": 32}
+        )
     if family(model).model_type == "depth_anything":
         return ImageProcessor(
             size=(side, side),

@@ -23,10 +23,30 @@ from dpt_jax.models import layers, resize
 from dpt_jax.models.vit import Features
 
 
-def require(holds: bool, key: str, value: Any, rule: str) -> None:
-    """Raises ValueError "model.backbone.`key` `value` `rule`" unless `holds`."""
+def require(backbone: Any, key: str, holds: bool, rule: str) -> None:
+    """Raises ValueError "model.backbone.`key` <its value> `rule`" unless it `holds`."""
     if not holds:
-        raise ValueError(f"model.backbone.{key} {value!r} {rule}")
+        raise ValueError(f"model.backbone.{key} {getattr(backbone, key)!r} {rule}")
+
+
+def check_common(backbone: Any) -> tuple[int, int]:
+    """Checks the settings that BEiT and Swinv2 share; returns (h, w) of the native patch grid."""
+    known = ", ".join(sorted(layers.ACTIVATIONS))
+    require(
+        backbone, "hidden_act", backbone.hidden_act in layers.ACTIVATIONS, f"is not one of {known}"
+    )
+    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+        require(backbone, key, 0 <= getattr(backbone, key) < 1, "is not a probability below 1")
+    patch, size = backbone.patch_size, backbone.image_size
+    require(backbone, "patch_size", isinstance(patch, int) and patch > 0, "is not a side in pixels")
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    require(
+        backbone,
+        "image_size",
+        len(sides) == 2 and min(sides) >= patch,
+        f"is not a side or (h, w) in pixels, at least patch_size {patch}",
+    )
+    return sides[0] // patch, sides[1] // patch
 
 
 def relative_index(grid: tuple[int, int]) -> Int[Array, "h*w h*w"]:
@@ -287,7 +307,15 @@ class BEiT(nn.Module):
     @nn.compact
     def __call__(self, pixels: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Class token and patch tokens after each tapped block; `pixels` as for a ViT."""
-        native = self._checked_native_grid()
+        layers.check_taps(self.out_indices, self.num_hidden_layers)
+        heads = self.num_attention_heads
+        require(
+            self,
+            "hidden_size",
+            self.hidden_size % heads == 0,
+            f"is not a multiple of num_attention_heads {heads}",
+        )
+        native = check_common(self)
         depth = self.num_hidden_layers
         embedded = _Embeddings(
             self.hidden_size,
@@ -305,7 +333,7 @@ class BEiT(nn.Module):
             tuple(self.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)),
             native if self.use_shared_relative_position_bias else None,
             {
-                "num_heads": self.num_attention_heads,
+                "num_heads": heads,
                 "native_grid": native if self.use_relative_position_bias else None,
                 "intermediate_size": self.intermediate_size,
                 "hidden_act": self.hidden_act,
@@ -319,27 +347,3 @@ class BEiT(nn.Module):
             name="encoder",
         )(embedded.taps[0], embedded.grid, train=train)
         return Features(taps, embedded.grid)
-
-    def _checked_native_grid(self) -> tuple[int, int]:
-        layers.check_taps(self.out_indices, self.num_hidden_layers)
-        heads = self.num_attention_heads
-        require(
-            self.hidden_size % heads == 0,
-            "hidden_size",
-            self.hidden_size,
-            f"is not a multiple of num_attention_heads {heads}",
-        )
-        require(
-            self.hidden_act in layers.ACTIVATIONS,
-            "hidden_act",
-            self.hidden_act,
-            f"is not one of {', '.join(sorted(layers.ACTIVATIONS))}",
-        )
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            rate = getattr(self, key)
-            require(0 <= rate < 1, key, rate, "is not a probability below 1")
-        size = self.image_size
-        h, w = (size, size) if isinstance(size, int) else size
-        native = (h // self.patch_size, w // self.patch_size)
-        require(min(native) > 0, "image_size", size, f"is less than patch_size {self.patch_size}")
-        return native

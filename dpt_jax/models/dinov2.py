@@ -6,6 +6,8 @@ embeddings resized bicubically. The encoder stops at the last tap; registers tak
 and are not handed on (HF's DPT cannot run a backbone with registers at all).
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -20,6 +22,7 @@ def resize_positions(
     *,
     offset: float,
     antialias: bool,
+    kernel: resize.Kernel = "bicubic",
 ) -> Float[Array, "1 h w d"]:
     """Position embeddings of a square grid for a grid of any size; in float32.
 
@@ -30,13 +33,15 @@ def resize_positions(
             (size + offset) / n, which moves the samples: 0.1 in the original DINOv2 and in Depth
             Anything (facebookresearch/dinov2 #378), to keep what their weights were trained with.
         antialias: as in the models with registers.
+        kernel: "bilinear" in TIPSv2.
     """
     native = round(positions.shape[1] ** 0.5)
     square = positions.reshape(1, native, native, -1)
     if grid == (native, native):
         return square
-    scale = tuple((size + offset) / native for size in grid) if offset else None
-    return resize.bicubic(square, grid, antialias=antialias, scale=scale)  # pyright: ignore
+    h, w = grid
+    scale = ((h + offset) / native, (w + offset) / native) if offset else None
+    return resize.interpolate(square, grid, kernel, antialias=antialias, scale=scale)
 
 
 class _Embeddings(nn.Module):
@@ -47,6 +52,7 @@ class _Embeddings(nn.Module):
     num_register_tokens: int
     interpolate_offset: float
     interpolate_antialias: bool
+    interpolate_kernel: resize.Kernel
     dropout: float
     initializer_range: float
     dtype: layers.Dtype
@@ -70,6 +76,7 @@ class _Embeddings(nn.Module):
             (h, w),
             offset=self.interpolate_offset,
             antialias=self.interpolate_antialias,
+            kernel=self.interpolate_kernel,
         )
         prefix = cls + positions[:, :1]
         if self.num_register_tokens:
@@ -83,7 +90,9 @@ class _Embeddings(nn.Module):
         return Features((tokens,), (h, w))
 
 
-class _LayerScale(nn.Module):
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch."""
+
     init_value: float
     dtype: layers.Dtype
 
@@ -121,6 +130,7 @@ class _Block(nn.Module):
     num_heads: int
     mlp: dict
     qkv_bias: bool
+    fused_qkv: bool
     layer_norm_eps: float
     layerscale_value: float
     attention_dropout: float
@@ -134,12 +144,18 @@ class _Block(nn.Module):
         path = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)
         y = layers.layer_norm(self.layer_norm_eps, "norm1", dtype)(x)
         y = layers.Attention(
-            self.num_heads, self.qkv_bias, self.attention_dropout, init, dtype, name="attention"
+            self.num_heads,
+            self.qkv_bias,
+            self.attention_dropout,
+            init,
+            dtype,
+            self.fused_qkv,
+            name="attention",
         )(y, train=train)
-        x = x + path(_LayerScale(self.layerscale_value, dtype, name="layer_scale1")(y))
+        x = x + path(LayerScale(self.layerscale_value, dtype, name="layer_scale1")(y))
         y = layers.layer_norm(self.layer_norm_eps, "norm2", dtype)(x)
         y = _MLP(**self.mlp, initializer_range=init, dtype=dtype, name="mlp")(y)
-        x = x + path(_LayerScale(self.layerscale_value, dtype, name="layer_scale2")(y))
+        x = x + path(LayerScale(self.layerscale_value, dtype, name="layer_scale2")(y))
         return layers.constrain_batch(x)
 
 
@@ -172,6 +188,9 @@ class DINOv2(nn.Module):
         interpolate_antialias: see `resize_positions`.
         out_indices: 0-based blocks that feed the neck, ascending (HF's stage numbers less 1).
     """
+
+    interpolate_kernel: ClassVar[resize.Kernel] = "bicubic"
+    fused_qkv: ClassVar[bool] = False
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -208,6 +227,7 @@ class DINOv2(nn.Module):
             self.num_register_tokens,
             self.interpolate_offset,
             self.interpolate_antialias,
+            self.interpolate_kernel,
             self.hidden_dropout_prob,
             self.initializer_range,
             self.dtype,
@@ -223,6 +243,7 @@ class DINOv2(nn.Module):
                     "hidden_act": self.hidden_act,
                 },
                 "qkv_bias": self.qkv_bias,
+                "fused_qkv": self.fused_qkv,
                 "layer_norm_eps": self.layer_norm_eps,
                 "layerscale_value": self.layerscale_value,
                 "attention_dropout": self.attention_probs_dropout_prob,

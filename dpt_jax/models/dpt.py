@@ -12,15 +12,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpt_jax.models.beit import BEiT
+from dpt_jax.models.depth_bins import BinnedDepthHead
 from dpt_jax.models.dinov2 import DINOv2
+from dpt_jax.models.dinov3 import DINOv3
 from dpt_jax.models.heads import DepthHead, SegmentationHead
 from dpt_jax.models.hybrid import HybridViT
 from dpt_jax.models.layers import Dtype
+from dpt_jax.models.linear_heads import (
+    DenseHead,
+    LinearDepthHead,
+    LinearSegmentationHead,
+    NormalsHead,
+    TaskNecks,
+)
 from dpt_jax.models.neck import Neck
 from dpt_jax.models.resnetv2 import ResNetV2
 from dpt_jax.models.swinv2 import Swinv2
+from dpt_jax.models.tipsv2 import TIPSv2
 from dpt_jax.models.variants import VARIANTS
 from dpt_jax.models.vit import ViT
+from dpt_jax.models.zoedepth import ZoeDepthHead
 
 BACKBONES: dict[str, type[nn.Module]] = {
     "vit": ViT,
@@ -28,9 +39,20 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "dinov2": DINOv2,
     "beit": BEiT,
     "swinv2": Swinv2,
+    "tipsv2": TIPSv2,
+    "dinov3": DINOv3,
 }
-NECKS: dict[str, type[nn.Module]] = {"dpt": Neck}
-HEADS: dict[str, type[nn.Module]] = {"depth": DepthHead, "segmentation": SegmentationHead}
+NECKS: dict[str, type[nn.Module]] = {"dpt": Neck, "tasks": TaskNecks}
+HEADS: dict[str, type[nn.Module]] = {
+    "depth": DepthHead,
+    "segmentation": SegmentationHead,
+    "binned_depth": BinnedDepthHead,
+    "linear_depth": LinearDepthHead,
+    "normals": NormalsHead,
+    "linear_segmentation": LinearSegmentationHead,
+    "dense": DenseHead,
+    "zoedepth": ZoeDepthHead,
+}
 
 
 @flax.struct.dataclass
@@ -38,16 +60,19 @@ class DPTOutput:
     """What a DPT returns; fields that the model does not have are None.
 
     With the usual factors and patch grid (g_h, g_w), h' = 32 * ceil(g_h / 2) and w' alike: the
-    input size when it is a multiple of 32, as in the reference model.
+    input size when it is a multiple of 32, as in the reference model. The heads of TIPSv2-DPT do
+    not upsample: theirs are half of it.
 
     Attributes:
         depth: `b h' w'`, non-negative float32; metres or inverse relative depth, as the model was
-            trained.
+            trained. Of CHMv2 it is the height of the canopy in metres.
+        normals: `b h' w' 3` float32, surface normals (x, y, z) of any length.
         logits: `b h' w' k` float32.
         aux_logits: `b h'/2 w'/2 k` float32, of the auxiliary head; only computed with train=True.
     """
 
     depth: Float[Array, "b h w"] | None = None
+    normals: Float[Array, "b h w 3"] | None = None
     logits: Float[Array, "b h w k"] | None = None
     aux_logits: Float[Array, "b h2 w2 k"] | None = None
 
@@ -62,27 +87,59 @@ class DPT(nn.Module):
 
     @property
     def task(self) -> str:
-        """What the head predicts: "depth" or "segmentation"."""
+        """What the head predicts: "depth", "segmentation", "normals", or all three: "dense"."""
         return self.head.task  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __call__(self, pixels: Float[Array, "b h w 3"], train: bool = False) -> DPTOutput:
+    def __call__(
+        self,
+        pixels: Float[Array, "b h w 3"],
+        train: bool = False,
+        prompt_depth: Float[Array, "b h2 w2 1"] | None = None,
+    ) -> DPTOutput:
         """Predicts from normalised pixels, any rectangle of at least one patch.
 
         Args:
             pixels: float32 `b h w 3`, RGB, normalised as the checkpoint says.
             train: dropout on (rng "dropout"), BatchNorm on batch statistics ("batch_stats"
                 mutable).
+            prompt_depth: of Prompt Depth Anything, a measured depth map in metres, of any size.
+                The network sees it scaled to 0..1 by its range, and its output is scaled back to
+                that range: depth is in metres, too. Without a prompt it is 0..1 of an unknown
+                range. A prompt that is constant is what comes back.
+
+        Raises:
+            ValueError: a shape that does not fit, or a prompt for a model that takes none.
         """
         features = self.backbone(pixels, train=train)
-        fused = self.neck(features, train=train)
+        prompt, low, extent = _normalized_prompt(prompt_depth, pixels.shape[0])
+        fused = self.neck(features, prompt, train=train)
+        if self.task == "dense":
+            return DPTOutput(**self.head(fused, train=train))
+        if self.task == "normals":
+            return DPTOutput(normals=self.head(fused, train=train))
         if self.task == "depth":
             patch_size: int = self.backbone.patch_size  # pyright: ignore
             covered = (features.grid[0] * patch_size, features.grid[1] * patch_size)
-            return DPTOutput(depth=self.head(fused, covered, train=train))
+            depth = self.head(fused, covered, train=train)
+            return DPTOutput(depth=depth if prompt is None else depth * extent + low)
         aux = None
         if self.auxiliary_head is not None and (train or self.is_initializing()):
             aux = self.auxiliary_head(fused, train=train)
         return DPTOutput(logits=self.head(fused, train=train), aux_logits=aux)
+
+
+def _normalized_prompt(prompt: Array | None, batch: int) -> tuple[Array | None, Any, Any]:
+    """The prompt within 0..1, its least depth and its range (`b 1 1` each)."""
+    if prompt is None:
+        return None, 0.0, 1.0
+    if prompt.ndim != 4 or prompt.shape[0] != batch or prompt.shape[-1] != 1:
+        raise ValueError(f"prompt_depth: expected ({batch}, height, width, 1), got {prompt.shape}")
+    prompt = prompt.astype(jnp.float32)
+    low = prompt.min((1, 2, 3), keepdims=True)
+    extent = prompt.max((1, 2, 3), keepdims=True) - low
+    # A constant prompt is zeros (transformers divides by zero).
+    scaled = (prompt - low) / jnp.where(extent > 0, extent, 1)
+    return scaled, low[..., 0], extent[..., 0]
 
 
 def abstract_variables(model: DPT) -> dict[str, Any]:
@@ -118,8 +175,11 @@ def resolve_model_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     resolved: dict[str, dict[str, Any]] = {}
     for group in groups:
         row = dict(rows.get(group, {}))
-        row |= {k: v for k, v in (config.get(group) or {}).items() if v is not None}
-        resolved[group] = {k: _tuples(v) for k, v in row.items()}
+        for key, value in (config.get(group) or {}).items():
+            value = _plain(value)
+            if value is not None and value != {}:
+                row[key] = value
+        resolved[group] = {k: _plain(v) for k, v in row.items()}
     return resolved
 
 
@@ -134,6 +194,11 @@ def build_model(config: Mapping[str, Any]) -> DPT:
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"model.dtype {dtype} is not float32 or bfloat16")
     groups["neck"].setdefault("hidden_act", groups["backbone"].get("hidden_act", "gelu"))
+    if (groups["neck"].get("type") == "tasks") != (groups["head"].get("type") == "dense"):
+        raise ValueError(
+            "model.neck.type 'tasks' and model.head.type 'dense' belong together, got "
+            f"{groups['neck'].get('type', 'dpt')!r} and {groups['head'].get('type')!r}"
+        )
     auxiliary = groups["auxiliary_head"]
     use_auxiliary = auxiliary.pop("use", False) and groups["head"].get("type") == "segmentation"
     if use_auxiliary:
@@ -174,10 +239,11 @@ def _fields(kind: type[nn.Module]) -> set[str]:
     return set(kind.__dataclass_fields__) - {"parent", "name", "dtype"}  # pyright: ignore
 
 
-def _tuples(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Sequences as tuples, mappings without what is unset."""
     if isinstance(value, Mapping):
-        return {k: _tuples(v) for k, v in value.items() if v is not None}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+        return {k: _plain(v) for k, v in value.items() if v is not None}
+    return tuple(_plain(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _unknown(what: str, found: Any, known: Any) -> ValueError:

@@ -12,9 +12,32 @@ from dpt_jax.models import layers, resize
 from dpt_jax.models.neck import Fused
 
 # The last layer starts near zero: an even guess everywhere, whatever the scale of the features.
-_LAST = nn.initializers.normal(0.01)
+LAST = nn.initializers.normal(0.01)
 
 DepthActivation = Literal["relu", "sigmoid"]
+
+
+def convolve_and_upsample(
+    x: Float[Array, "b h w c"],
+    hidden_size: int,
+    outputs: int,
+    size: tuple[int, int] | None,
+    dtype: layers.Dtype,
+) -> Float[Array, "b h2 w2 k"]:
+    """conv3x3, upsample, conv3x3, ReLU, conv1x1; parameters of the compact module that calls it.
+
+    Args:
+        x: a fused map.
+        hidden_size: channels of the second convolution.
+        outputs: channels of the last one, which is float32 whatever `dtype` is.
+        size: to upsample to; None: twice that of `x`.
+        dtype: computed in.
+    """
+    x = layers.conv(x.shape[-1] // 2, 3, "head_0", dtype=dtype)(x)
+    x = resize.bilinear(x, size, align_corners=True) if size else resize.upsample_x2(x)
+    x = nn.relu(layers.conv(hidden_size, 3, "head_2", dtype=dtype)(x))
+    x = layers.conv(outputs, 1, "head_4", kernel_init=LAST, dtype=dtype)(x)
+    return x.astype(jnp.float32)
 
 
 class DepthHead(nn.Module):
@@ -65,23 +88,24 @@ class DepthHead(nn.Module):
                 f"{get_args(DepthActivation)}"
             )
         x = fused.maps[self.head_in_index]
-        channels = x.shape[-1]
         if self.add_projection:
-            x = nn.relu(layers.conv(channels, 3, "projection", dtype=self.dtype)(x))
-        x = layers.conv(channels // 2, 3, "head_0", dtype=self.dtype)(x)
-        if self.upsample_to_input:
-            assert covered is not None
-            x = resize.bilinear(x, covered, align_corners=True)
-        else:
-            x = resize.upsample_x2(x)
-        x = nn.relu(layers.conv(self.head_hidden_size, 3, "head_2", dtype=self.dtype)(x))
-        x = layers.conv(1, 1, "head_4", kernel_init=_LAST, dtype=self.dtype)(x)[..., 0].astype(
-            jnp.float32
-        )
+            x = nn.relu(layers.conv(x.shape[-1], 3, "projection", dtype=self.dtype)(x))
+        assert covered is not None or not self.upsample_to_input
+        size = covered if self.upsample_to_input else None
+        x = convolve_and_upsample(x, self.head_hidden_size, 1, size, self.dtype)[..., 0]
         if self.activation == "sigmoid":
             return self.max_depth * jax.nn.sigmoid(x)
         x = self.scale * nn.relu(x) + self.shift
         return 1 / jnp.maximum(x, 1e-8) if self.invert else x
+
+
+def check_num_labels(num_labels: int) -> None:
+    """Refuses a number of classes that label maps cannot have, naming `model.head.num_labels`."""
+    if not 1 <= num_labels <= 255:
+        raise ValueError(
+            f"model.head.num_labels={num_labels}: labels are bytes and 255 means ignored, so there "
+            "can be 1 to 255 classes"
+        )
 
 
 class SegmentationHead(nn.Module):
@@ -108,15 +132,11 @@ class SegmentationHead(nn.Module):
         self, fused: Fused, covered: tuple[int, int] | None = None, *, train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
         """Logits from the fused maps."""
-        if not 1 <= self.num_labels <= 255:
-            raise ValueError(
-                f"model.head.num_labels={self.num_labels}: labels are bytes and 255 means ignored, "
-                "so there can be 1 to 255 classes"
-            )
+        check_num_labels(self.num_labels)
         x = fused.maps[self.head_in_index]
         x = layers.conv(x.shape[-1], 3, "head_0", use_bias=False, dtype=self.dtype)(x)
         x = nn.relu(layers.batch_norm(train, "head_1", self.dtype)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        last = layers.conv(self.num_labels, 1, "head_4", kernel_init=_LAST, dtype=self.dtype)
+        last = layers.conv(self.num_labels, 1, "head_4", kernel_init=LAST, dtype=self.dtype)
         x = last(x).astype(jnp.float32)
         return resize.upsample_x2(x) if self.upsample else x

@@ -50,7 +50,7 @@ class _Embeddings(nn.Module):
             "position_embeddings", init, (1, 1 + self.native**2, self.hidden_size), jnp.float32
         )
         tokens = embed_tokens(cls, patches, positions)
-        return Features((*maps[:2], tokens), patches.shape[1:3])
+        return Features((*maps[:2], tokens), (patches.shape[1], patches.shape[2]))
 
 
 class HybridViT(ViT):

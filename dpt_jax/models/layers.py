@@ -141,14 +141,39 @@ class TransposedConv(nn.Module):
         return patches.reshape(b, h * f, w * f, self.features) + bias.astype(self.dtype)
 
 
+def attend(
+    query: Float[Array, "b n heads e"],
+    key: Float[Array, "b m heads e"],
+    value: Float[Array, "b m heads e"],
+    *,
+    dropout: float,
+    train: bool,
+) -> Float[Array, "b n heads*e"]:
+    """Scaled dot-product attention; with dropout of probabilities only inside a compact module."""
+    b, n, heads, e = query.shape
+    if train and dropout > 0:
+        scores = jnp.einsum("bqhe,bkhe->bhqk", query, key, preferred_element_type=jnp.float32)
+        probabilities = nn.Dropout(dropout, deterministic=False)(nn.softmax(scores / e**0.5))
+        out = jnp.einsum("bhqk,bkhe->bqhe", probabilities.astype(query.dtype), value)
+    else:
+        out = jax.nn.dot_product_attention(query, key, value)
+    return out.reshape(b, n, heads * e)
+
+
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; `query`, `key` and `value` are separate parameters as in HF."""
+    """Multi-head self-attention.
+
+    Attributes:
+        fused_qkv: whether queries, keys and values come from one parameter `qkv`, in this order,
+            or from the three `query`, `key` and `value`: as the checkpoints have it.
+    """
 
     num_heads: int
     qkv_bias: bool = True
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
     dtype: Dtype = jnp.float32
+    fused_qkv: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool) -> Float[Array, "b n d"]:
@@ -157,26 +182,19 @@ class SelfAttention(nn.Module):
             raise ValueError(
                 f"hidden_size {d} is not a multiple of num_attention_heads {self.num_heads}"
             )
-        head_dim = d // self.num_heads
-        projections = [
-            nn.Dense(
-                d,
-                use_bias=self.qkv_bias,
-                kernel_init=nn.initializers.truncated_normal(self.initializer_range),
-                dtype=self.dtype,
-                name=name,
-            )(x).reshape(b, n, self.num_heads, head_dim)
-            for name in ("query", "key", "value")
-        ]
-        if train and self.attention_dropout > 0:
-            query, key, value = projections
-            scores = jnp.einsum("bqhe,bkhe->bhqk", query, key, preferred_element_type=jnp.float32)
-            probabilities = nn.softmax(scores / head_dim**0.5)
-            probabilities = nn.Dropout(self.attention_dropout, deterministic=False)(probabilities)
-            out = jnp.einsum("bhqk,bkhe->bqhe", probabilities.astype(self.dtype), value)
+
+        def dense(features: int, name: str) -> Array:
+            init = nn.initializers.truncated_normal(self.initializer_range)
+            return nn.Dense(
+                features, use_bias=self.qkv_bias, kernel_init=init, dtype=self.dtype, name=name
+            )(x)
+
+        if self.fused_qkv:
+            projections = jnp.split(dense(3 * d, "qkv"), 3, axis=-1)
         else:
-            out = jax.nn.dot_product_attention(*projections)
-        return out.reshape(b, n, d)
+            projections = [dense(d, name) for name in ("query", "key", "value")]
+        query, key, value = (y.reshape(b, n, self.num_heads, -1) for y in projections)
+        return attend(query, key, value, dropout=self.attention_dropout, train=train)
 
 
 class Dense(nn.Module):
@@ -197,13 +215,14 @@ class Dense(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention and its output projection."""
+    """Self-attention and its output projection; fields as in `SelfAttention`."""
 
     num_heads: int
     qkv_bias: bool = True
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
     dtype: Dtype = jnp.float32
+    fused_qkv: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool) -> Float[Array, "b n d"]:
@@ -213,6 +232,7 @@ class Attention(nn.Module):
             self.attention_dropout,
             self.initializer_range,
             self.dtype,
+            self.fused_qkv,
             name="attention",
         )(x, train=train)
         return Dense(x.shape[-1], self.initializer_range, self.dtype, name="output")(mixed)

@@ -130,6 +130,23 @@ class _ResidualConvUnit(nn.Module):
         return x + y
 
 
+class _PromptEncoder(nn.Module):
+    """A normalised depth map as features: three convolutions with ReLU between them."""
+
+    features: int
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, depth: Float[Array, "b h w 1"]) -> Float[Array, "b h w c"]:
+        def conv(name: str, init: nn.initializers.Initializer) -> nn.Conv:
+            return layers.conv(self.features, 3, name, kernel_init=init, dtype=self.dtype)
+
+        x = nn.relu(conv("convolution1", layers.AFTER_LINEAR)(depth))
+        x = nn.relu(conv("convolution2", layers.AFTER_RELU)(x))
+        # Starts small: training begins near the model without a prompt.
+        return conv("convolution3", layers.SMALL)(x)
+
+
 class _FusionLayer(nn.Module):
     use_batch_norm: bool
     use_bias: bool
@@ -140,6 +157,7 @@ class _FusionLayer(nn.Module):
         self,
         x: Float[Array, "b h w c"],
         skip: Float[Array, "b h2 w2 c"] | None,
+        prompt: Float[Array, "b h4 w4 1"] | None,
         *,
         size: tuple[int, int],
         train: bool,
@@ -150,6 +168,9 @@ class _FusionLayer(nn.Module):
             skip = resize.bilinear(skip, (x.shape[1], x.shape[2]), align_corners=False)
             x = x + _ResidualConvUnit(*unit, name="residual_layer1")(skip, train=train)
         x = _ResidualConvUnit(*unit, name="residual_layer2")(x, train=train)
+        if prompt is not None:
+            encode = _PromptEncoder(x.shape[-1], self.dtype, name="prompt_depth_layer")
+            x = x + encode(resize.bilinear(prompt, (x.shape[1], x.shape[2]), align_corners=False))
         x = layers.conv(x.shape[-1], 1, "projection", dtype=self.dtype)(x)
         return layers.constrain_batch(resize.bilinear(x, size, align_corners=True))
 
@@ -162,7 +183,11 @@ class _Fusion(nn.Module):
 
     @nn.compact
     def __call__(
-        self, maps: list[Float[Array, "b h w c"]], *, train: bool
+        self,
+        maps: list[Float[Array, "b h w c"]],
+        prompt: Float[Array, "b h2 w2 1"] | None,
+        *,
+        train: bool,
     ) -> list[Float[Array, "b h w c"]]:
         coarse_to_fine = maps[::-1]
         fused, x = [], coarse_to_fine[0]
@@ -171,7 +196,7 @@ class _Fusion(nn.Module):
             if self.upsample_to_skip and j + 1 < len(maps):
                 size = coarse_to_fine[j + 1].shape[1:3]
             layer = _FusionLayer(self.use_batch_norm, self.use_bias, self.dtype, name=f"layers_{j}")
-            x = layer(x, skip if j else None, size=size, train=train)
+            x = layer(x, skip if j else None, prompt, size=size, train=train)
             fused.append(x)
         return fused
 
@@ -192,6 +217,8 @@ class Neck(nn.Module):
         upsample_to_skip: upsample to the size of the next skip connection (Depth Anything, MiDaS
             3.1) instead of twice the size (DPT), which is another size on odd grids.
         hidden_act: activation of the "project" readout.
+        prompt_depth: whether every fusion layer has an encoder of a prompt, a depth map that is
+            added to its features (Prompt Depth Anything).
     """
 
     hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
@@ -202,11 +229,28 @@ class Neck(nn.Module):
     use_bias_in_fusion_residual: bool | None = None
     upsample_to_skip: bool = False
     hidden_act: str = "gelu"
+    prompt_depth: bool = False
     dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Features, *, train: bool = False) -> Fused:
-        """Fused maps; the last has 16 * ceil(grid / 2) rows at usual factors."""
+    def __call__(
+        self,
+        features: Features,
+        prompt: Float[Array, "b h w 1"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Fused:
+        """Fused maps; the last has 16 * ceil(grid / 2) rows at usual factors.
+
+        Args:
+            features: taps of a backbone.
+            prompt: depth within 0..1, of any size; None leaves its encoders out.
+            train: as in `DPT.__call__`.
+        """
+        if prompt is not None and not self.prompt_depth:
+            raise ValueError("prompt_depth was given, but model.neck.prompt_depth is False")
+        if self.prompt_depth and prompt is None and self.is_initializing():
+            prompt = jnp.zeros((1, 1, 1, 1))
         if self.readout_type not in get_args(ReadoutType):
             raise ValueError(
                 f"model.neck.readout_type {self.readout_type!r} is not one of "
@@ -240,5 +284,5 @@ class Neck(nn.Module):
             self.upsample_to_skip,
             self.dtype,
             name="fusion_stage",
-        )(maps, train=train)
+        )(maps, prompt, train=train)
         return Fused(tuple(fused), maps[-1])

@@ -8,7 +8,8 @@ upsamples with `jax.image.resize` instead of `align_corners=True` is 25 % off. H
 (`torch.nn.functional.interpolate`);
 * `bilinear(..., align_corners=False)`: position embeddings of ViT-DPT, logits to label size;
 * `bicubic(...)`: a = -0.75, no antialiasing (`align_corners=False`): DINOv2 position embeddings;
-  with `scale` as the original DINOv2 resizes them, with `antialias` those of models with registers.
+  with `scale` as the original DINOv2 resizes them, with `antialias` those of models with registers;
+* `interpolate(...)`: any of them, and bilinear with `antialias`: TIPSv2 position embeddings.
 
 A one-dimensional resize is a sparse matrix with at most four entries per row. It is applied as a
 few gathers along the axis, and so is its transpose in the backward pass: no scatter-add, which is
@@ -148,15 +149,27 @@ def _resize_axis_backward(axis: int, matrix_key: tuple, _: None, grad: Array) ->
 _resize_axis.defvjp(_resize_axis_forward, _resize_axis_backward)
 
 
-def _resize(
-    x: Array,
+def interpolate(
+    x: Float[Array, "b h w c"],
     size: tuple[int, int],
     kernel: Kernel,
-    align_corners: bool,
+    *,
+    align_corners: bool = False,
     antialias: bool = False,
-    scale: tuple[float | None, float | None] = (None, None),
-) -> Array:
-    for axis, out_size, factor in zip((1, 2), size, scale, strict=True):
+    scale: tuple[float, float] | None = None,
+) -> Float[Array, "b new_h new_w c"]:
+    """`torch.nn.functional.interpolate` with mode `kernel` to `size` (h, w).
+
+    Args:
+        x: what is resized.
+        size: of the result.
+        kernel: torch's `mode`.
+        align_corners: as torch's.
+        antialias: as torch's.
+        scale: (vertical, horizontal) of torch's `scale_factor`, of which `size` is the rounded
+            result; None computes with `size` itself.
+    """
+    for axis, out_size, factor in zip((1, 2), size, scale or (None, None), strict=True):
         if x.shape[axis] != out_size or factor is not None:
             key = (x.shape[axis], out_size, kernel, align_corners, antialias, factor)
             x = _resize_axis(x, axis, key)
@@ -167,7 +180,7 @@ def bilinear(
     x: Float[Array, "b h w c"], size: tuple[int, int], *, align_corners: bool
 ) -> Float[Array, "b new_h new_w c"]:
     """`torch.nn.functional.interpolate(mode="bilinear", antialias=False)` to `size` (h, w)."""
-    return _resize(x, size, "bilinear", align_corners)
+    return interpolate(x, size, "bilinear", align_corners=align_corners)
 
 
 def bicubic(
@@ -177,16 +190,8 @@ def bicubic(
     antialias: bool = False,
     scale: tuple[float, float] | None = None,
 ) -> Float[Array, "b new_h new_w c"]:
-    """`torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` to `size` (h, w).
-
-    Args:
-        x: what is resized.
-        size: of the result.
-        antialias: as torch's.
-        scale: (vertical, horizontal) of torch's `scale_factor`, of which `size` is the rounded
-            result; None computes with `size` itself.
-    """
-    return _resize(x, size, "bicubic", False, antialias, scale or (None, None))
+    """`interpolate` with the kernel "bicubic"."""
+    return interpolate(x, size, "bicubic", antialias=antialias, scale=scale)
 
 
 def upsample_x2(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:

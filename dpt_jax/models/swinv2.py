@@ -24,10 +24,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dpt_jax.models import layers
-from dpt_jax.models.beit import relative_index, require
+from dpt_jax.models.beit import check_common, relative_index, require
 from dpt_jax.models.vit import Features
 
 _EPS = 1e-5  # of the norms that layer_norm_eps does not reach
@@ -35,7 +35,7 @@ _MASK = -200.0
 _MAX_LOGIT_SCALE = float(np.log(100.0))
 
 
-def _log_offsets(window: int, pretrained: int) -> Float[np.ndarray, "(2*window-1)**2 2"]:
+def _log_offsets(window: int, pretrained: int) -> Float[np.ndarray, "n 2"]:
     """Coordinates of the bias MLP: offsets in units of the pretrained window, on a log scale.
 
     8 for the largest offset of that window becomes log2(9) / log2(8), as in the paper's code.
@@ -45,28 +45,36 @@ def _log_offsets(window: int, pretrained: int) -> Float[np.ndarray, "(2*window-1
     return np.stack(np.meshgrid(offset, offset, indexing="ij"), -1).reshape(-1, 2)
 
 
-def _regions(height: int, width: int, window: int, shift: int) -> np.ndarray:
-    """Which of the 3 x 3 regions of a shifted map each position of each window is in: `m n`."""
+def _regions(height: int, width: int, window: int, shift: int) -> Int[Array, "m n"]:
+    """Which of the 3 x 3 regions of a shifted map each position of each window is in."""
 
     def axis(size: int) -> np.ndarray:
         i = np.arange(size)
         return (i >= size - window).astype(np.int32) + (i >= size - shift)
 
-    regions = axis(height)[:, None] * 3 + axis(width)
-    return np.asarray(_to_windows(regions[None, :, :, None], window))[0, :, :, 0]
+    regions = jnp.asarray(axis(height)[:, None] * 3 + axis(width))
+    return _to_windows(regions[None, :, :, None], window)[0, :, :, 0]
 
 
-def _to_windows(x: Array | np.ndarray, window: int) -> Array:
-    """`b h w c` to `b m n c`: m windows of n = window * window positions, all row by row."""
+def _to_windows(x: Float[Array, "b h w c"], window: int) -> Float[Array, "b m n c"]:
+    """Cuts a map into m windows of n = window * window positions; both count row by row."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // window, window, w // window, window, c)
     return x.swapaxes(2, 3).reshape(b, -1, window * window, c)
 
 
-def _from_windows(x: Array, window: int, height: int, width: int) -> Array:
+def _from_windows(
+    x: Float[Array, "b m n c"], window: int, h: int, w: int
+) -> Float[Array, "b h w c"]:
     b, c = x.shape[0], x.shape[-1]
-    x = x.reshape(b, height // window, width // window, window, window, c)
-    return x.swapaxes(2, 3).reshape(b, height, width, c)
+    x = x.reshape(b, h // window, w // window, window, window, c)
+    return x.swapaxes(2, 3).reshape(b, h, w, c)
+
+
+def _unit(x: Float[Array, "... e"]) -> Float[Array, "... e"]:
+    """Vectors of length 1, in float32; zeros, as the keys of padding are, stay zeros."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 class _SelfAttention(nn.Module):
@@ -82,7 +90,7 @@ class _SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b m n d"], regions: np.ndarray | None, *, train: bool
+        self, x: Float[Array, "b m n d"], regions: Int[Array, "m n"] | None, *, train: bool
     ) -> Float[Array, "b m n d"]:
         d, heads = x.shape[-1], self.num_heads
         init = nn.initializers.truncated_normal(self.initializer_range)
@@ -111,7 +119,7 @@ class _SelfAttention(nn.Module):
         index = relative_index((self.window, self.window))
         bias = jnp.take(16 * nn.sigmoid(table).T, index, axis=1, mode="clip")[None]
         if regions is not None:
-            apart = regions[:, None, :, None] != jnp.asarray(regions)[:, None, None, :]
+            apart = regions[:, None, :, None] != regions[:, None, None, :]
             bias = bias + jnp.where(apart, _MASK, 0.0)
 
         if train and self.dropout > 0:
@@ -126,12 +134,6 @@ class _SelfAttention(nn.Module):
         return out.reshape(x.shape)
 
 
-def _unit(x: Array) -> Array:
-    """Vectors of length 1 in float32; zeros, as keys of padding are, stay zero."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
-
-
 class _Attention(nn.Module):
     """Map to map: pad, shift, cut into windows, attend, and back."""
 
@@ -142,23 +144,21 @@ class _Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w d"], *, train: bool) -> Float[Array, "b h w d"]:
-        _, h, w, d = x.shape
+        h, w, d = x.shape[1:]
         window, shift = self.attention["window"], self.shift
         y = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)))
-        size = y.shape[1:3]
+        padded_h, padded_w = y.shape[1:3]
+        regions = None
         if shift:
             y = jnp.roll(y, (-shift, -shift), (1, 2))
+            regions = _regions(padded_h, padded_w, window, shift)
         y = _SelfAttention(
             **self.attention,
             initializer_range=self.initializer_range,
             dtype=self.dtype,
             name="self",
-        )(
-            _to_windows(y, window),
-            _regions(*size, window, shift) if shift else None,
-            train=train,
-        )
-        y = _from_windows(y, window, *size)
+        )(_to_windows(y, window), regions, train=train)
+        y = _from_windows(y, window, padded_h, padded_w)
         if shift:
             y = jnp.roll(y, (shift, shift), (1, 2))
         y = layers.Dense(d, self.initializer_range, self.dtype, name="output")(y[:, :h, :w])
@@ -197,7 +197,7 @@ class _PatchMerging(nn.Module):
     dtype: layers.Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b ceil(h/2) ceil(w/2) 2*d"]:
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 2*d"]:
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         b, h, w, d = x.shape
         # Within the four, rows vary faster than columns.
@@ -234,8 +234,10 @@ class _Stage(nn.Module):
                 dtype=self.dtype,
                 name=f"blocks_{i}",
             )(x, train)
-        merging = _PatchMerging(self.block["initializer_range"], self.dtype, name="downsample")
-        return x, merging(x) if self.merge else x
+        if not self.merge:
+            return x, x
+        init = self.block["initializer_range"]
+        return x, _PatchMerging(init, self.dtype, name="downsample")(x)
 
 
 class _Encoder(nn.Module):
@@ -315,7 +317,7 @@ class Swinv2(nn.Module):
 
         Pixels are padded with zeros to whole patches.
         """
-        self._check()
+        stages = self._checked_stages()
         x = _Embeddings(
             self.embed_dim,
             self.patch_size,
@@ -324,20 +326,10 @@ class Swinv2(nn.Module):
             self.dtype,
             name="embeddings",
         )(pixels, train=train)
-        taps = _Encoder(
-            tuple(self._stage(i) for i in range(max(self.out_indices) + 1)),
-            self.out_indices,
-            self.dtype,
-            name="encoder",
-        )(x, train=train)
-        return Features(taps, x.shape[1:3])
+        taps = _Encoder(stages, self.out_indices, self.dtype, name="encoder")(x, train=train)
+        return Features(taps, (x.shape[1], x.shape[2]))
 
-    def _native_rows(self, stage: int) -> int:
-        height = self.image_size if isinstance(self.image_size, int) else self.image_size[0]
-        return height // self.patch_size // 2**stage
-
-    def _stage(self, i: int) -> dict:
-        rows = self._native_rows(i)
+    def _stage(self, i: int, rows: int) -> dict:
         rates = np.linspace(0, self.drop_path_rate, sum(self.depths))
         first = sum(self.depths[:i])
         return {
@@ -360,44 +352,38 @@ class Swinv2(nn.Module):
             },
         }
 
-    def _check(self) -> None:
+    def _checked_stages(self) -> tuple[dict, ...]:
         count, taps = len(self.depths), self.out_indices
         require(
-            len(taps) > 0 and list(taps) == [i for i in range(count) if i in taps],
+            self,
             "out_indices",
-            taps,
+            len(taps) > 0 and list(taps) == [i for i in range(count) if i in taps],
             f"must ascend within 0..{count - 1} (stages of depths)",
         )
         require(
-            len(self.num_heads) == count, "num_heads", self.num_heads, f"is not of {count} stages"
+            self,
+            "num_heads",
+            len(self.num_heads) == count,
+            f"is not one number for each of {count} stages",
         )
         pretrained = self.pretrained_window_sizes
         require(
-            len(pretrained) >= count and all(w == 0 or w > 1 for w in pretrained),
+            self,
             "pretrained_window_sizes",
-            pretrained,
+            len(pretrained) >= count and all(w == 0 or w > 1 for w in pretrained),
             f"is not 0 or a size above 1 for each of {count} stages",
         )
-        require(self.window_size > 0, "window_size", self.window_size, "is not positive")
+        require(self, "window_size", self.window_size > 0, "is not positive")
+        native_rows = check_common(self)[0]
+        stages = []
         for i in range(max(taps) + 1):
+            rows, channels, heads = native_rows // 2**i, self.embed_dim * 2**i, self.num_heads[i]
+            require(self, "image_size", rows > 0, f"leaves no row of patches to stage {i}")
             require(
-                self._native_rows(i) > 0,
-                "image_size",
-                self.image_size,
-                f"leaves no row to stage {i} (patch_size {self.patch_size})",
-            )
-            require(
-                self.embed_dim * 2**i % self.num_heads[i] == 0,
+                self,
                 "num_heads",
-                self.num_heads,
-                f"does not divide the channels {self.embed_dim * 2**i} of stage {i}",
+                channels % heads == 0,
+                f"do not divide {channels} channels in stage {i}",
             )
-        require(
-            self.hidden_act in layers.ACTIVATIONS,
-            "hidden_act",
-            self.hidden_act,
-            f"is not one of {', '.join(sorted(layers.ACTIVATIONS))}",
-        )
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            rate = getattr(self, key)
-            require(0 <= rate < 1, key, rate, "is not a probability below 1")
+            stages.append(self._stage(i, rows))
+        return tuple(stages)

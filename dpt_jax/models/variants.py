@@ -3,7 +3,7 @@
 
 Widths and taps are those of the public checkpoints: `dpt_*` of isl-org/DPT and MiDaS 3.1,
 `dpt_dinov2_*` of facebookresearch/dinov2's depth heads, `depth_anything_*` of Depth Anything V2
-(V1 has other taps: `depth_anything_v1_*`). `dpt_tiny` is ours, for tests and the quick start.
+(V1 has other taps: `depth_anything_v1_*`), `zoedepth_*` of isl-org/ZoeDepth. `dpt_tiny` is ours, for tests and the quick start.
 """
 
 from typing import Any
@@ -103,6 +103,17 @@ def _depth_anything(size: str, taps: tuple[int, ...] | None = None) -> Variant:
     }
 
 
+def _zoedepth(*domains: str) -> Variant:
+    metres = {"nyu": 10.0, "kitti": 80.0}
+    bins = ({"name": d, "n_bins": 64, "min_depth": 1e-3, "max_depth": metres[d]} for d in domains)
+    head: dict[str, Any] = {"type": "zoedepth", "bin_configurations": tuple(bins)}
+    if domains == ("kitti",):
+        head["bin_centers_type"] = "normed"
+    if len(domains) > 1:
+        head["num_attractors"] = (16, 16, 16, 16)
+    return _beit("large", 384) | {"head": head}
+
+
 VARIANTS: dict[str, Variant] = {
     "dpt_large": {
         "backbone": {
@@ -140,4 +151,7 @@ VARIANTS: dict[str, Variant] = {
     **{f"dpt_dinov2_{size}": _dpt_dinov2(size) for size in _DINOV2},
     **{f"depth_anything_{size}": _depth_anything(size) for size in _DINOV2},
     **{f"depth_anything_v1_{size}": _depth_anything(size, t) for size, t in _LAST_FOUR.items()},
+    "zoedepth_nyu": _zoedepth("nyu"),
+    "zoedepth_kitti": _zoedepth("kitti"),
+    "zoedepth_nyu_kitti": _zoedepth("nyu", "kitti"),
 }

@@ -73,7 +73,7 @@ class _Embeddings(nn.Module):
         )
         tokens = embed_tokens(cls, patches, positions)
         tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
-        return Features((tokens,), patches.shape[1:3])
+        return Features((tokens,), (patches.shape[1], patches.shape[2]))
 
 
 class Block(nn.Module):

@@ -221,8 +221,7 @@ def _grown_area_taps(in_size: int, out_size: int) -> _Taps:
     """OpenCV's area interpolation where a side grows: constant, with ramps across pixel borders."""
     target = np.arange(out_size)
     base = np.floor(target * (in_size / out_size)).astype(int)
-    t = (target + 1) - (base + 1) * (out_size / in_size)
-    t = np.where(t <= 0, 0.0, t - np.floor(t))
+    t = np.maximum((target + 1) - (base + 1) * (out_size / in_size), 0.0)
     columns = np.minimum(np.stack([base, base + 1], axis=1), in_size - 1)
     return _Taps(columns, np.stack([1 - t, t], axis=1))
 

@@ -26,7 +26,8 @@ from dpt_jax.models.dpt import DPT, build_model, resolve_model_config
 from dpt_jax.training import checkpoint, optimizer, sharding, validation
 from dpt_jax.training import config as run_config
 from dpt_jax.training.log import Progress, RunLog, write_environment
-from dpt_jax.training.step import init_state, make_train_step
+from dpt_jax.training.step import init_state, make_train_step, with_values
+from dpt_jax.training.workdir import initial_values
 
 # Metrics are read this many steps late, so that the device always has its next step queued.
 STEPS_IN_FLIGHT = 2
@@ -81,8 +82,11 @@ def train(
 
     workdir = Path(workdir)
     stored = workdir / "config.json"
+    initial = None
     if checkpoint.has_steps(workdir / "checkpoints"):
         run_config.check_resumable(run_config.load(stored), config, workdir)
+    elif config["init_from"]:
+        initial = initial_values(config["init_from"], model)
     workdir.mkdir(parents=True, exist_ok=True)
     run_config.save(config, stored)
 
@@ -99,12 +103,17 @@ def train(
         tx, schedule = make_tx(abstract.params)
         train_step = make_train_step(model, tx, schedule, config, shardings)
 
-        # Where the state comes from: 1. the newest checkpoint of this run; 2. initialisation.
+        # Where the state comes from: 1. the newest checkpoint of this run; 2. initialisation, over
+        # which the values of config.init_from are laid.
         restored = checkpoints.restore_latest(checkpoint.abstract_like(abstract, shardings))
         if restored:
             state, meta = restored
         else:
             state = jax.jit(init, out_shardings=shardings)()
+            if initial is not None:
+                logging.info("%s", initial.report(config["init_from"]))
+                state = with_values(state, initial.values)
+                initial = None
             meta = {"best_score": None, "best_step": None}
         step = start_step = int(state.step)
 

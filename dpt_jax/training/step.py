@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -62,6 +63,22 @@ def init_state(
         )
 
     return init
+
+
+def with_values(state: TrainState, values: Mapping[tuple[str, ...], Any]) -> TrainState:
+    """The state with some parameters and statistics replaced; each keeps its sharding.
+
+    Args:
+        state: as initialised.
+        values: path in `state.variables`, the collection first, to an array of the same shape.
+    """
+    flat = flax.traverse_util.flatten_dict(dict(state.variables))
+    for path, value in values.items():
+        flat[path] = jax.device_put(value, flat[path].sharding)
+    variables = flax.traverse_util.unflatten_dict(flat)
+    return state.replace(
+        params=variables["params"], batch_stats=variables.get("batch_stats", state.batch_stats)
+    )
 
 
 def make_train_step(

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 from absl import logging
 
-from dpt_jax.models.dpt import DPT, abstract_variables
+from dpt_jax.models.dpt import DPT, abstract_variables, build_model
 from dpt_jax.training import checkpoint
+from dpt_jax.training import config as run_config
+from dpt_jax.weights import huggingface, initialize
 
 
 def is_workdir(path: Path) -> bool:
@@ -30,3 +32,14 @@ def load_variables(workdir: Path, model: DPT, which: str) -> tuple[dict[str, Any
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = checkpoint.abstract_like(abstract, jax.tree.map(lambda _: device, abstract))
     return checkpoint.load_variables(folder, abstract)
+
+
+def initial_values(path: str | Path, model: DPT) -> initialize.InitialValues:
+    """Values to start training `model` from, of a workdir or of what `weights.initialize` reads."""
+    path = Path(path).expanduser()
+    if not is_workdir(path):
+        return initialize.initial_values(path, model)
+    theirs = build_model(run_config.load(path / "config.json")["model"])
+    variables, _ = load_variables(path, theirs, "best")
+    tensors = huggingface.lazy(huggingface.to_state_dict(variables, theirs))
+    return initialize.match(initialize.encoder_names(tensors), model, path)

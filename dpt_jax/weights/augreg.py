@@ -44,11 +44,12 @@ def read_augreg(path: str | Path) -> dict[str, Callable[[], np.ndarray]]:
     renamed: dict[str, Callable[[], np.ndarray]] = {}
     unknown = []
     for name in names:
-        matches = [(m, target) for rule, target in _RULES if (m := re.fullmatch(rule, name))]
+        matches = [(m, to) for rule, to in _RULES if (m := re.fullmatch(rule, name))]
         if len(matches) != 1:
             unknown.append(name)
-        elif matches[0][1] is not None:
-            match, target = matches[0]
+            continue
+        match, target = matches[0]
+        if target is not None:
             target = re.sub(r"\.(kernel|scale)$", ".weight", match.expand(target))
             renamed[target] = lambda name=name: _torch_layout(name, _array(archive, name, path))
     if unknown:

@@ -82,6 +82,16 @@ _DEPTH_ANYTHING_PIXELS = {
     "ensure_multiple_of": 14,
     **_IMAGENET,
 }
+_ZOEDEPTH_PIXELS = {
+    "image_processor_type": "ZoeDepthImageProcessor",
+    "size": (384, 512),
+    "resample": "torch_bilinear_align_corners",
+    "keep_aspect_ratio": True,
+    "ensure_multiple_of": 32,
+    "do_pad": True,
+    "pad_mode": "reflect",
+    "crop_padding": True,
+}
 
 
 def _huggingface() -> list[Checkpoint]:
@@ -170,6 +180,12 @@ def _huggingface() -> list[Checkpoint]:
                     f"{_HUB}{name}",
                 )
             )
+    for data in ("nyu", "kitti", "nyu-kitti"):
+        name = f"Intel/zoedepth-{data}"
+        model = {"variant": f"zoedepth_{data.replace('-', '_')}"}
+        records.append(
+            Checkpoint(name, model, _ZOEDEPTH_PIXELS, "metric", "MIT", f"{_HUB}{name}")
+        )
     return records
 
 
@@ -199,7 +215,7 @@ def _isl() -> list[Checkpoint]:
         return Checkpoint(
             f"isl-org/{name}",
             model,
-            _ISL_PIXELS | pixels,
+            {**_ISL_PIXELS, **pixels},
             depth,
             "MIT",
             release + file,

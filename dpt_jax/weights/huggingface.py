@@ -18,7 +18,7 @@ What a checkpoint holds and no dense prediction reads (`dead_parameters`) travel
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -51,6 +51,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 _TO_DISK = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"^backbone\.model\.layer\.", "backbone.layer."),
         (r"^backbone\.beit\.layers\.", "backbone.encoder.layer."),
         (r"^backbone\.beit\.embeddings\.", "backbone.embeddings."),
         (
@@ -70,6 +71,8 @@ _TO_DISK = tuple(
     )
 )
 _BEIT_MLP = re.compile(r"^backbone\.beit\.layers\.\d+\.mlp\.fc([12])\.")
+# A parameter of a Transformer block, whatever its class calls them.
+_BLOCK = re.compile(r"^(\w+\.(?:encoder\.layer|blocks|layer)\.)(\d+)(\..+)$")
 _SWIGLU_GATE = re.compile(r"^(backbone\.encoder\.layer\.\d+\.mlp)\.gate_proj\.(weight|bias)$")
 
 
@@ -150,13 +153,14 @@ def to_variables(
             continue
         filled[path] = np.ascontiguousarray(value, dtype=leaf.dtype)
     dead = _dead(model, leaves)
+    ignored = (*IGNORED, *family(model).ignored)
     unused = {}
     for name, fetch in tensors.items():
         if name in used:
             continue
         if name in dead:
             unused[name] = np.array(fetch())
-        elif not any(re.match(pattern, name) for pattern in IGNORED):
+        elif not any(re.match(pattern, name) for pattern in ignored):
             problems.append(f"unused: {name}")
     if problems:
         raise WeightsError(
@@ -181,7 +185,7 @@ def to_state_dict(variables: Mapping[str, Any], model: DPT) -> dict[str, np.ndar
     Raises:
         WeightsError: a parameter is missing or has another shape than the model's.
     """
-    flat = flax.traverse_util.flatten_dict(
+    flat: dict[Path, Any] = flax.traverse_util.flatten_dict(
         {key: variables[key] for key in variables if key in ("params", "batch_stats")}
     )
     leaves = _leaves(model)
@@ -229,23 +233,19 @@ def _dead(model: DPT, leaves: Mapping[Path, Any]) -> dict[str, tuple[int, ...]]:
             dead[name.replace(f"{unit}2.", f"{unit}1.")] = shapes[name]
     backbone: Any = model.backbone
     kind = family(model)
-    last = _last_block(shapes)
+    blocks = {name: match for name in shapes if (match := _BLOCK.match(name))}
+    last = max((int(match[2]) for match in blocks.values()), default=None)
     if last is not None:
-        template = [name for name in shapes if f".encoder.layer.{last}." in name]
+        template = [match for match in blocks.values() if int(match[2]) == last]
         for i in range(last + 1, backbone.num_hidden_layers):
-            for name in template:
-                dead[name.replace(f".encoder.layer.{last}.", f".encoder.layer.{i}.")] = shapes[name]
+            for match in template:
+                dead[f"{match[1]}{i}{match[3]}"] = shapes[match[0]]
     for name, shape in kind.dead(backbone).items():
         dead[name] = shape
     for name in [*shapes, *dead]:
         if name.endswith(".running_var"):
             dead[name.replace(".running_var", ".num_batches_tracked")] = ()
     return dead
-
-
-def _last_block(names: Iterable[str]) -> int | None:
-    blocks = [int(m[1]) for name in names if (m := re.search(r"\.encoder\.layer\.(\d+)\.", name))]
-    return max(blocks, default=None)
 
 
 def _leaves(model: DPT) -> dict[Path, Any]:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`config.model` from the `config.json` of Hugging Face's DPT family.
 
-Two model types are here: "dpt" (plain ViT, hybrid, and the backbones BEiT, Swin v2 and DINOv2) and
-"depth_anything". Values that HF's config leaves out or null have HF's defaults. The way back is
+Model types: "dpt" (plain ViT, hybrid, and the backbones BEiT, Swin v2 and DINOv2),
+"depth_anything" and "zoedepth". Values that HF's config leaves out or null have HF's defaults. The way back is
 `huggingface_export.py`.
 """
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dpt_jax.weights import chmv2, tipsv2, zoedepth_config
 from dpt_jax.weights.errors import WeightsError
 
 # Keys that mean the same in HF's configs and in our backbones.
@@ -85,7 +86,43 @@ FIELDS = {
         "num_channels",
         "use_absolute_embeddings",
     ),
+    "dinov3": (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_act",
+        "attention_dropout",
+        "initializer_range",
+        "layer_norm_eps",
+        "rope_theta",
+        "image_size",
+        "patch_size",
+        "num_channels",
+        "query_bias",
+        "key_bias",
+        "value_bias",
+        "proj_bias",
+        "mlp_bias",
+        "layerscale_value",
+        "drop_path_rate",
+        "use_gated_mlp",
+        "num_register_tokens",
+        "pos_embed_shift",
+        "pos_embed_jitter",
+        "pos_embed_rescale",
+        "apply_layernorm",
+    ),
 }
+FIELDS["tipsv2"] = (*FIELDS["dinov2"], "num_register_tokens")
+# What HF calls each backbone that a DPT may have, and those of its successors.
+_OF_DPT = {
+    "dinov2": "dinov2",
+    "dinov2_with_registers": "dinov2",
+    "beit": "beit",
+    "swinv2": "swinv2",
+}
+_OF_TIPSV2_DPT, _OF_CHMV2 = {"tipsv2_vision_model": "tipsv2"}, {"dinov3_vit": "dinov3"}
 # HF's own defaults where they are not those of our classes.
 _DEFAULTS: dict[str, dict[str, Any]] = {"dinov2": {"image_size": 224}}
 _NECK = (
@@ -95,6 +132,8 @@ _NECK = (
     "use_batch_norm_in_fusion_residual",
     "use_bias_in_fusion_residual",
 )
+# Model types whose depth is metres whatever their config says; with a prompt in metres.
+_METRIC = ("prompt_depth_anything", "zoedepth", "tipsv2_dpt", "chmv2")
 _SIDE_LIMIT, _DEPTH_LIMIT = 65_536, 1_000
 
 
@@ -110,10 +149,18 @@ def model_config(hf: Mapping[str, Any]) -> dict[str, Any]:
     kind = hf.get("model_type", "dpt")
     if kind == "dpt":
         return _from_dpt(hf)
-    if kind == "depth_anything":
+    if kind in ("depth_anything", "prompt_depth_anything"):
         return _from_depth_anything(hf)
+    if kind == "zoedepth":
+        return _from_zoedepth(hf)
+    if kind == "tipsv2_dpt":
+        return _from_tipsv2_dpt(hf)
+    if kind == "chmv2":
+        backbone = hf.get("backbone_config") or chmv2.BACKBONE
+        return _groups(backbone, _OF_CHMV2, *chmv2.decoder_settings(hf))
     raise WeightsError(
-        f"config.json: model_type {kind!r} is not one of the DPT family: dpt, depth_anything"
+        f"config.json: model_type {kind!r} is not one of the DPT family: dpt, depth_anything, "
+        "prompt_depth_anything, zoedepth, tipsv2_dpt, chmv2"
     )
 
 
@@ -171,10 +218,12 @@ def _from_depth_anything(hf: Mapping[str, Any]) -> dict[str, Any]:
         "out_indices": [9, 10, 11, 12],
     }
     metric = hf.get("depth_estimation_type", "relative") == "metric"
-    limit = float(hf.get("max_depth") or 1)
+    prompted = hf.get("model_type") == "prompt_depth_anything"
+    # HF does not read max_depth and head_in_index of a model with prompts.
+    limit = 1.0 if prompted else float(hf.get("max_depth") or 1)
     head = {
         "type": "depth",
-        "head_in_index": hf.get("head_in_index", -1),
+        "head_in_index": -1 if prompted else hf.get("head_in_index", -1),
         "head_hidden_size": hf.get("head_hidden_size") or 32,
         "upsample_to_input": True,
         # HF multiplies relative depth as well.
@@ -186,12 +235,49 @@ def _from_depth_anything(hf: Mapping[str, Any]) -> dict[str, Any]:
         "reassemble_factors": tuple(hf.get("reassemble_factors") or (4, 2, 1, 0.5)),
         "fusion_hidden_size": hf.get("fusion_hidden_size") or 64,
         "upsample_to_skip": True,
+        "prompt_depth": prompted,
     }
+    return _groups(backbone, _OF_DPT, neck, head)
+
+
+def _from_tipsv2_dpt(hf: Mapping[str, Any]) -> dict[str, Any]:
+    if "backbone_repo" in hf and not hf.get("backbone_config"):
+        raise WeightsError(
+            "config.json: this revision of TIPSv2-DPT holds heads only, and its encoder is in "
+            f"{hf['backbone_repo']}; take a later one, with a backbone_config"
+        )
+    backbone = hf.get("backbone_config") or tipsv2.BACKBONE
+    return _groups(backbone, _OF_TIPSV2_DPT, *tipsv2.decoder_settings(hf))
+
+
+def _groups(
+    backbone: Mapping[str, Any],
+    kinds: Mapping[str, str],
+    neck: dict[str, Any],
+    head: dict[str, Any],
+) -> dict[str, Any]:
+    stages = len(neck["hidden_sizes"])
     return {
         "variant": None,
-        "backbone": _checked(_from_backbone(backbone, len(stages))),
+        "backbone": _checked(_from_backbone(backbone, stages, kinds)),
         "neck": neck,
         "head": head,
+        "auxiliary_head": {"use": False},
+    }
+
+
+def _from_zoedepth(hf: Mapping[str, Any]) -> dict[str, Any]:
+    stages = tuple(hf.get("neck_hidden_sizes") or (96, 192, 384, 768))
+    neck = _pick(hf, _NECK) | {"hidden_sizes": stages, "hidden_act": hf.get("hidden_act") or "gelu"}
+    backbone = _from_backbone(hf.get("backbone_config") or zoedepth_config.BACKBONE, len(stages))
+    if backbone["type"] == "swinv2":
+        # As in a DPT: there is no reassemble stage.
+        neck |= {"readout_type": "ignore", "reassemble_factors": (1,) * len(stages)}
+    return {
+        "variant": None,
+        "backbone": _checked(backbone),
+        "neck": neck,
+        "head": zoedepth_config.head_settings(hf),
         "auxiliary_head": {"use": False},
     }
 
@@ -215,22 +301,25 @@ def _from_bit(hf: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _from_backbone(hf: Mapping[str, Any], stages: int) -> dict[str, Any]:
-    kind = hf.get("model_type")
-    registers = {}
-    if kind == "dinov2_with_registers":
+def _from_backbone(
+    hf: Mapping[str, Any], stages: int, kinds: Mapping[str, str] = _OF_DPT
+) -> dict[str, Any]:
+    special: dict[str, Any] = {}
+    if hf.get("model_type") == "dinov2_with_registers":
         # HF resizes the positions of these with antialiasing, and of plain DINOv2 without.
-        registers = {
+        special = {
             "num_register_tokens": hf.get("num_register_tokens", 4),
             "interpolate_antialias": True,
         }
-        kind = "dinov2"
-    if kind not in FIELDS:
+    if hf.get("model_type") not in kinds:
         raise WeightsError(
-            f"config.json: backbone_config.model_type {kind!r} is not one of dinov2, "
-            "dinov2_with_registers, beit, swinv2"
+            f"config.json: backbone_config.model_type {hf.get('model_type')!r} is not one of "
+            + ", ".join(kinds)
         )
-    backbone = {"type": kind} | _DEFAULTS.get(kind, {}) | _pick(hf, FIELDS[kind]) | registers
+    kind = kinds[hf["model_type"]]
+    if kind == "dinov3":
+        special = {k: v for k, v in chmv2.NO_AUGMENTATION.items() if k in hf and hf[k] is None}
+    backbone = {"type": kind} | _DEFAULTS.get(kind, {}) | _pick(hf, FIELDS[kind]) | special
     depth = len(hf.get("depths") or (2, 2, 6, 2)) if kind == "swinv2" else None
     last = depth or hf.get("num_hidden_layers") or 12
     if hf.get("out_features"):
@@ -283,7 +372,7 @@ def _checked(backbone: dict[str, Any]) -> dict[str, Any]:
 def depth_kind(hf: Mapping[str, Any]) -> Literal["metric", "inverse_relative"]:
     """What the depth of an HF model means; its configs do not say it of DPT.
 
-    Depth Anything says it. The public DPTs are inverse and relative (MiDaS), but for DINOv2's,
+    Depth Anything says it, and ZoeDepth is always metric. The public DPTs are inverse and relative (MiDaS), but for DINOv2's,
     which are known by their extra projection. What dpt_jax trained says it under "dpt_jax".
     """
     stated = (hf.get("dpt_jax") or {}).get("depth")
@@ -292,5 +381,5 @@ def depth_kind(hf: Mapping[str, Any]) -> Literal["metric", "inverse_relative"]:
     if hf.get("model_type") == "depth_anything":
         metric = hf.get("depth_estimation_type") == "metric"
     else:
-        metric = bool(hf.get("add_projection"))
+        metric = hf.get("model_type") in _METRIC or bool(hf.get("add_projection"))
     return "metric" if metric else "inverse_relative"

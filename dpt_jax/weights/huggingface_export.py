@@ -7,6 +7,7 @@ from dpt_jax.models.dpt import DPT
 from dpt_jax.models.hybrid import HybridViT
 from dpt_jax.models.resnetv2 import ResNetV2
 from dpt_jax.models.vit import ViT
+from dpt_jax.weights import zoedepth_config
 from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.families import backbone_type, family
 from dpt_jax.weights.huggingface_config import BIT, FIELDS, VIT
@@ -65,6 +66,8 @@ def hf_config(model: DPT, *, approximate: bool = False) -> dict[str, Any]:
         "use_batch_norm_in_fusion_residual": neck.use_batch_norm_in_fusion_residual,
         "use_bias_in_fusion_residual": neck.use_bias_in_fusion_residual,
     }
+    if kind.model_type == "zoedepth":
+        return config | zoedepth_config.head_config(head, neck.fusion_hidden_size)
     if isinstance(backbone, ViT):
         config |= {key: getattr(backbone, key) for key in VIT}
         config["backbone_out_indices"] = list(backbone.out_indices)
@@ -97,7 +100,7 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
     head: Any = model.head
     kind = family(model)
     lacking, differing = [], []
-    if kind.model_type == "dpt" and neck.upsample_to_skip:
+    if kind.model_type != "depth_anything" and neck.upsample_to_skip:
         differing.append(
             "model.neck.upsample_to_skip: DPT doubles the size instead: another result on grids "
             "of patches with an odd side, the same on even ones"
@@ -128,6 +131,9 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
     if model.task == "segmentation":
         if not isinstance(backbone, ViT):
             lacking.append("segmentation only with the backbones vit and hybrid")
+        return lacking, differing
+    if kind.model_type == "zoedepth":
+        lacking += zoedepth_config.lacking_in_transformers(head, neck, backbone_type(model))
         return lacking, differing
     depth_anything = kind.model_type == "depth_anything"
     if head.activation != "relu" and not depth_anything:

@@ -24,7 +24,7 @@ Tensors = Mapping[str, Callable[[], np.ndarray]]
 
 # What the encoder is called in the classes that hold one.
 _PREFIX = re.compile(r"^(dpt|backbone|vit|dinov2|dinov2_with_registers|beit)\.")
-_DECODER = re.compile(r"^(neck|head|auxiliary_head)\.")
+_DECODER = re.compile(r"^(neck|head|auxiliary_head|relative_head|metric_head)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,11 @@ def read_initial(path: str | Path) -> Tensors:
         tensors = originals.to_hf_names(huggingface.lazy(state_dict), path)
     else:
         tensors = huggingface.lazy(read_safetensors(path))
+    return encoder_names(tensors)
+
+
+def encoder_names(tensors: Tensors) -> Tensors:
+    """HF's names with the encoder called `backbone`, whatever its class calls it."""
     return huggingface.to_disk_names({_backbone_name(k): fetch for k, fetch in tensors.items()})
 
 

@@ -26,7 +26,7 @@ _QKV = "{qkv}"
 
 
 def _vit_blocks(source: str, target: str) -> list[Rule]:
-    """Timm's `VisionTransformer` as HF's ViT."""
+    """The `VisionTransformer` of timm as HF's ViT."""
     block, to = rf"{source}blocks\.(\d+)\.", rf"{target}encoder.layer.\1."
     return [
         (rf"{source}cls_token", rf"{target}embeddings.cls_token"),

@@ -7,10 +7,11 @@ dealt out evenly over the cases of its family. What transformers itself cannot r
 - plain ViT: only squares come out right; hybrid: only squares of exactly `image_size`
 - hybrid: padding "valid" (a 3x3 convolution then shrinks the map its shortcut keeps), a
   `neck_ignore_stages` other than [0, 1], "preactivation" together with a `width_factor`
-- hybrid: `output_stride` below 16, a dilated ResNet, is not in dpt_jax (its error says so)
 - BEiT: a bias table of a rectangle is read with its sides swapped; native sizes are squares here
 - Swinv2: absolute position embeddings (they hold one token too many)
 - token backbones with `reshape_hidden_states`, and backbones of other families
+
+So is what dpt_jax refuses by name: a dilated BiT (`output_stride` below 16), a tap at the stem.
 """
 
 import dataclasses
@@ -88,11 +89,9 @@ def pixels(grid: tuple[int, int], patch: int, ragged: tuple[int, int]) -> tuple[
     return rows, columns
 
 
-def random_taps(rng: np.random.Generator, taps: int, layers: int, *, stem: bool) -> list[int]:
-    """Ascending indices of hidden states, the last layer among them; 0 is the embeddings."""
-    first = 0 if stem else 1
-    middle = first + rng.permutation(layers - first)[: taps - 1]
-    return [*sorted(middle.tolist()), layers]
+def random_taps(rng: np.random.Generator, taps: int, layers: int) -> list[int]:
+    """Ascending numbers of layers, counted from 1, the last layer among them."""
+    return [*sorted((1 + rng.permutation(layers - 1)[: taps - 1]).tolist()), layers]
 
 
 def decoder(row: SimpleNamespace, rng: np.random.Generator, taps: int) -> dict[str, Any]:
@@ -147,9 +146,7 @@ def vit_cases(count: int = 60) -> list[Case]:
             "layer_norm_eps": eps,
             "patch_size": row.patch,
             "image_size": native * row.patch + (row.patch // 2 if row.ragged == 1 else 0),
-            "backbone_out_indices": [
-                tap - 1 for tap in random_taps(rng, row.taps, layers, stem=False)
-            ],
+            "backbone_out_indices": [tap - 1 for tap in random_taps(rng, row.taps, layers)],
             "use_auxiliary_head": auxiliary,
         }
         side = grid * row.patch + (row.patch - 1 if row.ragged == 2 else 0)
@@ -200,7 +197,7 @@ def hybrid_cases(count: int = 30) -> list[Case]:
         widths = (8 * rng.integers(1, 5, 3)).tolist()
         grid = bit_grid(row.side, padding == "same", dynamic)
         layers = max(row.vit_taps, 1) + int(rng.integers(0, 2))
-        taps = random_taps(rng, row.vit_taps, layers, stem=False)
+        taps = random_taps(rng, row.vit_taps, layers)
         (hidden, heads), (eps, scale) = row.width_heads, row.eps_scale
         config = decoder(row, rng, 2 + row.vit_taps)
         config["neck_hidden_sizes"][:2] = [factor * width for width in widths[:2]]
@@ -234,7 +231,7 @@ def hybrid_cases(count: int = 30) -> list[Case]:
             },
         }
         assert row.side // config["patch_size"] == grid, "transformers counts positions so"
-        case = task_case(rng, "hybrid", f"hybrid{i}", config, row.side, 100 + i, row.task[0], scale)
+        case = task_case(rng, "hybrid", f"hybrid{i}", config, row.side, 130 + i, row.task[0], scale)
         cases.append(case)
     return cases
 
@@ -263,7 +260,6 @@ DINOV2 = {
     "swiglu": [False, False, True],
     "mlp_ratio": [1, 2, 3],
     "normed": [True, False],
-    "stem": [False, False, False, True],
     "behind": [0, 0, 1],
     "mask_token": [True, True, False],
     "layerscale": [1.0, 0.5],
@@ -275,8 +271,8 @@ DINOV2 = {
 
 def dinov2(row: SimpleNamespace, rng: np.random.Generator) -> tuple[dict[str, Any], float]:
     """A `Dinov2Config` and the scale of its tokens."""
-    layers = row.taps + int(rng.integers(-1 if row.stem else 0, 2))
-    taps = random_taps(rng, row.taps, layers, stem=row.stem)
+    layers = row.taps + int(rng.integers(0, 2))
+    taps = random_taps(rng, row.taps, layers)
     layers += row.behind
     if row.negative:
         taps[-1] -= layers + 1  # counted from the end
@@ -317,15 +313,14 @@ def beit_cases(count: int = 25) -> list[Case]:
         layer_scale=[0.1, 0.1, 0.0],
         mean_pooling=[True, False],
         mask_token=[False, False, True],
-        stem=[False, False, False, True],
         behind=[0, 0, 1],
         grid=GRIDS,
         ragged=RAGGED,
     )
     cases = []
     for i, row in enumerate(rows):
-        layers = row.taps + int(rng.integers(-1 if row.stem else 0, 2))
-        taps = random_taps(rng, row.taps, layers, stem=row.stem)
+        layers = row.taps + int(rng.integers(0, 2))
+        taps = random_taps(rng, row.taps, layers)
         (hidden, heads), (eps, scale) = row.width_heads, row.eps_scale
         grid = (2, 3) if row.projection else row.grid[1]
         config = decoder(row, rng, row.taps) | {
@@ -345,7 +340,7 @@ def beit_cases(count: int = 25) -> list[Case]:
                 "layer_scale_init_value": row.layer_scale,
                 "use_mean_pooling": row.mean_pooling,
                 "use_mask_token": row.mask_token,
-                "out_features": ["stem" if tap == 0 else f"stage{tap}" for tap in taps],
+                "out_features": [f"stage{tap}" for tap in taps],
                 "reshape_hidden_states": False,
             },
         }
@@ -369,7 +364,7 @@ def swinv2_cases(count: int = 25) -> list[Case]:
         patch=[4, 4, 2],
         act=ACTIVATIONS,
         eps_scale=[(1e-5, 1.0), (1e-3, 1.0), (1e-5, 0.01)],
-        features=["all", "all", "stem", "late"],
+        features=["all", "all", "late"],
         native=[8, 10, 16],
         grid=[(8, 8), (9, 13), (16, 8), (5, 7), (12, 10), (16, 16), (8, 21)],
         ragged=RAGGED,
@@ -378,8 +373,6 @@ def swinv2_cases(count: int = 25) -> list[Case]:
     for i, row in enumerate(rows):
         names = [f"stage{j + 1}" for j in range(len(row.depths))]
         widths = [row.embed * 2**j for j in range(len(row.depths))]
-        if row.features == "stem":
-            names, widths = ["stem", *names], [row.embed, *widths]
         if row.features == "late" and len(names) > 2:
             names, widths = names[1:], widths[1:]
         pretrained = [max(row.pretrained - j, 2) if row.pretrained else 0 for j in range(4)]
@@ -404,5 +397,5 @@ def swinv2_cases(count: int = 25) -> list[Case]:
             },
         }
         size = pixels(grid, row.patch, row.ragged)
-        cases.append(Case("Swinv2", f"swinv2_{i}", config, size, 400 + i, embedding_scale=scale))
+        cases.append(Case("Swinv2", f"swinv2_{i}", config, size, 460 + i, embedding_scale=scale))
     return cases

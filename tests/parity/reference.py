@@ -25,7 +25,10 @@ FINAL_CONVOLUTIONS = {
     "DepthAnythingForDepthEstimation": "head.conv3",
 }
 # Compiling is nearly all of the time: these networks are too small for an optimised program to pay.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+fast_jit = functools.partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+)
 
 
 def random_value(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -62,9 +65,10 @@ def reference(case):
 
 
 def balance(final, hf, pixels: np.ndarray) -> None:
-    """Moves the last bias so that pixels are positive in every example and often not all of them.
+    """Shifts and scales the last convolution so that its activation has something to do.
 
-    No more than halves the largest value: rounding would weigh more in the rest.
+    Values then have std 1, and pixels are positive in every example and often not all of them. The
+    shift no more than halves the largest value: rounding would weigh more in the rest.
     """
     caught = []
     handle = final.register_forward_hook(lambda module, inputs, output: caught.append(output))
@@ -72,6 +76,8 @@ def balance(final, hf, pixels: np.ndarray) -> None:
         hf(nchw(pixels))
         values = caught[0].flatten(1)
         final.bias -= torch.minimum(values.quantile(0.5, dim=1), values.amax(1) / 2).min()
+        for parameter in (final.weight, final.bias):
+            parameter /= values.std()
     handle.remove()
 
 

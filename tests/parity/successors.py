@@ -44,7 +44,7 @@ def depth_anything_cases(count: int = 30) -> list[Case]:
                 f"depth_anything{i}",
                 config,
                 pixels(row.grid[1], row.patch, row.ragged),
-                500 + i,
+                510 + i,
                 "DepthAnythingForDepthEstimation",
                 scale,
             )

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("torch", reason="the reference models are PyTorch ones")
 pytest.importorskip("transformers", reason="the reference models are in transformers")
 
-from tests.parity import families, reference, successors  # noqa: E402
+from tests.parity import families, reference, successors
 
 CASES = [
     *families.hybrid_cases(),

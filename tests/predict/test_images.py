@@ -167,6 +167,7 @@ def test_of_an_animation_the_first_frame(tmp_path):
     [
         (RGB / 1.0, r"0\.\.1, got .*divide by the value of white"),
         (RGB.astype(np.float32) / 127 - 1, r"0\.\.1, got -1"),
+        (np.array([[0.5, 1.01]]), r"0\.\.1, got 0\.5\.\.1\.01"),
         (np.full((2, 2, 3), np.nan), r"0\.\.1, got nan"),
         (RGB.astype(np.int64), "expected uint8, uint16 or floats of 0..1, got int64"),
         (RGB > 3, "got bool"),

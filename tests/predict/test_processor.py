@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole way of an image, against transformers, PyTorch and OpenCV."""
 
+import ast
 import json
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -467,6 +469,29 @@ def test_defaults_are_those_of_transformers():
         assert ImageProcessor.from_dict(theirs) == defaults
         ours = defaults.to_dict()
         assert {key: ours[key] for key in theirs} == theirs
+
+
+@pytest.mark.parametrize(("name", "module"), [(FAMILIES[3], "tipsv2_dpt"), (FAMILIES[4], "chmv2")])
+def test_defaults_of_classes_that_need_torchvision(name, module):
+    # Read, not imported.
+    models = Path(pytest.importorskip("transformers").__file__).parent / "models"
+    tree = ast.parse((models / module / f"image_processing_{module}.py").read_text("utf-8"))
+    (body,) = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    theirs = {
+        node.targets[0].id: ast.unparse(node.value)
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    codes = {f"PILImageResampling.{code.name}": str(int(code)) for code in Image.Resampling}
+    theirs["resample"] = codes[theirs["resample"]]
+    values = {key: eval(value, {}) for key, value in theirs.items() if key != "valid_kwargs"}
+    processor = ImageProcessor.from_dict({"image_processor_type": name})
+    assert ImageProcessor.from_dict({**values, "image_processor_type": name}) == processor
+    ours = processor.to_dict()
+    shared = {key for key in ours if values.get(key) is not None}
+    assert {"do_resize", "size", "resample", "do_rescale", "do_normalize"} <= shared
+    assert {key: ours[key] for key in shared} == {key: values[key] for key in shared}
+    assert "dpt_jax" not in ours
 
 
 @pytest.mark.parametrize("name", FAMILIES)

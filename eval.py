@@ -8,22 +8,23 @@ Prints the table and writes SPLIT.json and SPLIT.png (a contact sheet) to --outp
 --config, the config is that of the run.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
-from dpt_jax import DPT, build_model, command_line, load_pretrained
+from dpt_jax import build_model, command_line
 from dpt_jax.data.sources import build_source
 from dpt_jax.evaluation.evaluate import format_table, write_evaluation
+from dpt_jax.predict.pretrained import Pretrained, open_pretrained
 from dpt_jax.training import ConfigError, config, sharding, validation, workdir
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; default: the workdir's own.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Weights: a workdir or a Hugging Face folder.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Weights of any kind: see load_pretrained.")
+RECORD = flags.DEFINE_string("record", None, "Which public checkpoint a renamed .pt file is.")
 WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "Of a workdir, which checkpoint.")
 SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation"], "What to score.")
 LIMIT = flags.DEFINE_integer("limit", None, "Only so many first images.", lower_bound=1)
@@ -42,8 +43,10 @@ def run() -> None:
         model = build_model(settings["model"])
         variables, step = workdir.load_variables(weights, model, WHICH.value)
     else:
-        model, variables = load_pretrained(weights, dtype=dtype)
-        check_directory_task(weights, model, settings)
+        found = open_pretrained(weights, dtype=dtype, record=RECORD.value)
+        model, variables = found.model, found.variables
+        check_directory_task(weights, found, settings)
+        settings["data"] |= normalisation(weights, found)
     mesh = sharding.make_mesh(**settings["mesh"])
     sharding.check_batch_size(mesh, settings["eval"]["batch_size"], "config.eval.batch_size")
     variables = jax.device_put(variables, jax.NamedSharding(mesh, jax.P()))
@@ -85,27 +88,34 @@ def run_settings(workdir: Path) -> dict[str, Any]:
 
 
 def directory_settings(directory: Path) -> dict[str, Any]:
-    """The config to score a Hugging Face directory with: --config, with its own mean and std."""
+    """The config to score weights with that carry none of their own: --config."""
     if not CONFIG.value:
         raise ConfigError(f"{directory} is not a training workdir: pass --config as well")
-    settings = config.resolve(CONFIG.value)
-    preprocessor = directory / "preprocessor_config.json"
-    if preprocessor.is_file():
-        stored = json.loads(preprocessor.read_text())
-        for key, name in (("mean", "image_mean"), ("std", "image_std")):
-            settings["data"][key] = tuple(stored.get(name, settings["data"][key]))
-    return settings
+    return config.resolve(CONFIG.value)
 
 
-def check_directory_task(directory: Path, model: DPT, settings: dict[str, Any]) -> None:
-    """Refuses the other task, and depth: these checkpoints do not predict metres."""
+def normalisation(path: Path, found: Pretrained) -> dict[str, Any]:
+    """Mean and std of the weights, for pixels of 0..1; they come before those of --config."""
+    processor = found.processor
+    if processor is None:
+        logging.warning("%s has no preprocessor_config.json; mean and std of --config hold", path)
+        return {}
+    factor = 1 if processor.do_rescale else 1 / 255
+    return {
+        "mean": tuple(factor * x for x in processor.image_mean),
+        "std": tuple(factor * x for x in processor.image_std),
+    }
+
+
+def check_directory_task(path: Path, found: Pretrained, settings: dict[str, Any]) -> None:
+    """Refuses the other task, and depth that is not in metres."""
     task = settings["model"]["head"]["type"]
-    if task != model.task:
-        raise ConfigError(f"the config is for {task}, {directory} holds a {model.task} model")
-    if task == "depth":
+    if task != found.model.task:
+        raise ConfigError(f"the config is for {task}, {path} holds a {found.model.task} model")
+    if task == "depth" and found.depth != "metric":
         raise ConfigError(
-            f"{directory} predicts inverse relative depth, as Hugging Face's ViT-DPT does; scores "
-            "in metres would mean nothing without an alignment, which is not there yet"
+            f"{path} predicts inverse relative depth; scores in metres would mean nothing without "
+            "an alignment, which is not there yet"
         )
 
 

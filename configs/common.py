@@ -54,6 +54,7 @@ def default() -> ml_collections.ConfigDict:
         num_heads=tuple,  # swinv2
         window_size=int,  # swinv2
         pretrained_window_sizes=tuple,  # swinv2
+        mask_value=float,  # swinv2
     )
     c.model.backbone.bit = _unset(  # the ResNet of hybrid
         embedding_size=int,
@@ -132,7 +133,12 @@ def default() -> ml_collections.ConfigDict:
     c.optimizer.end_factor = 0.0  # last learning rate / first
     c.optimizer.weight_decay = 0.01
     # Regular expressions over parameter names that are not decayed.
-    c.optimizer.no_weight_decay = (r"(bias|scale)$", r"(cls_token|position_embeddings)$")
+    c.optimizer.no_weight_decay = (
+        r"(bias|scale)$",
+        r"(cls_token|register_tokens|position_embeddings|relative_position_bias_table)$",
+        r"(lambda1|lambda_1|lambda_2|logit_scale)$",
+        r"continuous_position_bias_mlp",
+    )
     # (regular expression, factor) on the learning rate; the first that matches counts.
     c.optimizer.multipliers = ((r"^backbone/", 0.1),)
     c.optimizer.clip_norm = placeholder(float)

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "weights": {"models"},
     "evaluation": {"models"},
     "training": {"models", "data", "evaluation", "weights"},
-    "predict": {"models", "weights", "evaluation"},
+    "predict": {"models", "weights", "data", "evaluation", "training"},
 }
 OWNERS = {
     "grain": {"data/pipeline.py"},

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers as colours: depth, error and class ids as RGB pictures."""
 
+import colorsys
+import itertools
+
 import numpy as np
 
 # Near to far, dark red to deep blue over yellow; evenly spaced, interpolated linearly.
@@ -37,6 +40,28 @@ def label_colors(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     return table[label]
+
+
+def inverse_depth_colors(inverse: np.ndarray) -> np.ndarray:
+    """Inverse depth (h, w), of any scale and shift, as uint8 (h, w, 3): red is near, blue far.
+
+    The scale is linear between the 1st and the 99th percentile.
+    """
+    low, high = (float(x) for x in np.percentile(inverse, (1, 99)))
+    position = (high - inverse) / max(high - low, np.finfo(np.float32).tiny)
+    return _blend(position, _DEPTH, np.isfinite(inverse))
+
+
+def class_palette(count: int) -> np.ndarray:
+    """Colours of `count` classes, uint8 (count, 3): hues far apart, brightness in turns."""
+    golden = 0.618033988749895
+    return np.array(
+        [
+            [round(255 * c) for c in colorsys.hsv_to_rgb(i * golden % 1, (0.85, 0.55)[i % 2], v)]
+            for i, v in zip(range(count), itertools.cycle((0.95, 0.75, 0.55)), strict=False)
+        ],
+        np.uint8,
+    ).reshape(count, 3)
 
 
 def _blend(position: np.ndarray, anchors: tuple, valid: np.ndarray) -> np.ndarray:

@@ -4,10 +4,10 @@
 Bins and norms are those of DINOv3's CHMv2 (arXiv 2603.06382), as in transformers.
 """
 
+from collections.abc import Callable
 from typing import ClassVar, Literal, get_args
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -60,6 +60,25 @@ def expected_depth(weights: Float[Array, "b h w k"], centers: np.ndarray) -> Flo
     return jnp.sum(weights / weights.sum(-1, keepdims=True) * centers, axis=-1)
 
 
+_WEIGHTS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda x: nn.relu(x) + 0.1,
+    "softmax": nn.softmax,
+    "sigmoid": nn.sigmoid,
+    "mixlog": lambda x: nn.relu(x) + 1e-8,
+}
+
+
+def binned_depth(
+    outputs: Float[Array, "b h w k"], bins: Bins, norm: BinsNorm, min_depth: float, max_depth: float
+) -> Float[Array, "b h w"]:
+    """Depth from a network's outputs; arguments as the attributes of `BinnedDepthHead`."""
+    if norm not in _WEIGHTS:
+        raise ValueError(f"model.head.norm {norm!r} is not one of {tuple(_WEIGHTS)}")
+    centers = bin_centers(bins, outputs.shape[-1], min_depth, max_depth)
+    depth = expected_depth(_WEIGHTS[norm](outputs), centers)
+    return _MIXLOG_SCALE * depth if norm == "mixlog" else depth
+
+
 class BinnedDepthHead(nn.Module):
     """The convolutions of `DepthHead`, then depth as an expectation over bins: CHMv2's head.
 
@@ -90,17 +109,8 @@ class BinnedDepthHead(nn.Module):
         self, fused: Fused, covered: tuple[int, int] | None = None, *, train: bool = False
     ) -> Float[Array, "b h2 w2"]:
         """Depth from the fused maps."""
-        if self.norm not in get_args(BinsNorm):
-            raise ValueError(f"model.head.norm {self.norm!r} is not one of {get_args(BinsNorm)}")
         x = fused.maps[-1]
         x = convolve_and_upsample(x, self.head_hidden_size, self.num_bins, None, self.dtype)
         if self.num_bins == 1:
             return nn.relu(x[..., 0]) + self.min_depth
-        centers = bin_centers(self.bins, self.num_bins, self.min_depth, self.max_depth)
-        if self.norm == "softmax":
-            return expected_depth(nn.softmax(x), centers)
-        if self.norm == "sigmoid":
-            return expected_depth(jax.nn.sigmoid(x), centers)
-        if self.norm == "linear":
-            return expected_depth(nn.relu(x) + 0.1, centers)
-        return _MIXLOG_SCALE * expected_depth(nn.relu(x) + 1e-8, centers)
+        return binned_depth(x, self.bins, self.norm, self.min_depth, self.max_depth)

@@ -277,8 +277,10 @@ def check_taps(out_indices: tuple[int, ...], num_hidden_layers: int) -> None:
     Raises:
         ValueError: naming `model.backbone.out_indices`.
     """
-    if list(out_indices) != sorted(set(out_indices)) or not all(
-        0 <= i < num_hidden_layers for i in out_indices
+    if (
+        not out_indices
+        or list(out_indices) != sorted(set(out_indices))
+        or not all(0 <= i < num_hidden_layers for i in out_indices)
     ):
         raise ValueError(
             f"model.backbone.out_indices {out_indices} must ascend within "

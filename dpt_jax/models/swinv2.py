@@ -10,7 +10,8 @@ checkpoints need and one would not guess, all of it as in HF:
   most `window_size` rows takes that many as its window, and does not shift;
 * maps are padded to whole windows with zeros behind the last row and column, and what is padded
   takes part in attention, unmasked;
-* the mask between regions that the shift brought together is -200: HF adds its -100 twice;
+* the mask between regions that the shift brought together is -200: HF adds its -100 twice, and
+  `mask_value` can be set to the -100 of the original;
 * the norms of the embeddings and of the merging have an epsilon of 1e-5 whatever `layer_norm_eps`,
   and the output of attention is dropped with `attention_probs_dropout_prob`.
 
@@ -31,7 +32,6 @@ from dpt_jax.models.beit import check_common, relative_index, require
 from dpt_jax.models.vit import Features
 
 _EPS = 1e-5  # of the norms that layer_norm_eps does not reach
-_MASK = -200.0
 _MAX_LOGIT_SCALE = float(np.log(100.0))
 
 
@@ -83,6 +83,7 @@ class _SelfAttention(nn.Module):
     num_heads: int
     window: int
     pretrained_window: int
+    mask_value: float
     qkv_bias: bool
     dropout: float
     initializer_range: float
@@ -120,7 +121,7 @@ class _SelfAttention(nn.Module):
         bias = jnp.take(16 * nn.sigmoid(table).T, index, axis=1, mode="clip")[None]
         if regions is not None:
             apart = regions[:, None, :, None] != regions[:, None, None, :]
-            bias = bias + jnp.where(apart, _MASK, 0.0)
+            bias = bias + jnp.where(apart, self.mask_value, 0.0)
 
         if train and self.dropout > 0:
             scores = jnp.einsum(
@@ -287,6 +288,8 @@ class Swinv2(nn.Module):
         window_size: side of the windows in patches; odd blocks shift them by half of it.
         pretrained_window_sizes: per stage, the window that the bias MLP was trained with if it was
             another one, else 0.
+        mask_value: what is added to the scores of positions that the shift only brought together:
+            -200 in HF, -100 in timm, with which the public checkpoints were trained.
         drop_path_rate: probability in training, per image, that a residual branch of the last block
             is skipped; it rises linearly from 0 in the first.
         out_indices: 0-based stages that feed the neck, ascending (HF's stage numbers less 1).
@@ -300,6 +303,7 @@ class Swinv2(nn.Module):
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
     pretrained_window_sizes: tuple[int, ...] = (0, 0, 0, 0)
+    mask_value: float = -200.0
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     hidden_dropout_prob: float = 0.0
@@ -337,6 +341,7 @@ class Swinv2(nn.Module):
                 "num_heads": self.num_heads[i],
                 "window": min(rows, self.window_size),
                 "pretrained_window": self.pretrained_window_sizes[i],
+                "mask_value": self.mask_value,
                 "qkv_bias": self.qkv_bias,
                 "dropout": self.attention_probs_dropout_prob,
             },

@@ -320,7 +320,7 @@ def check_bins(configurations: tuple[Mapping[str, Any], ...]) -> None:
     # They are parts of parameters' names, in which a number after an underscore is an index.
     word = r"[A-Za-z][A-Za-z0-9]*"
     wrong = [name for name in names if not re.fullmatch(rf"{word}(_{word})*", name)]
-    if not names or len(names) > 1 and (wrong or len(set(names)) < len(names)):
+    if not names or (len(names) > 1 and (wrong or len(set(names)) < len(names))):
         raise ValueError(
             "bin_configurations: expected one, or several with different names of letters and "
             f"digits (a digit not first, nor after an underscore), got the names {names}"

@@ -111,6 +111,22 @@ def load_variables(directory: Path, abstract_variables: Any) -> tuple[Any, int]:
     return restored["variables"], step
 
 
+def save_variables(workdir: Path, variables: Any) -> None:
+    """Writes variables as the best checkpoint of a new workdir, at step 0.
+
+    Args:
+        workdir: a directory without checkpoints.
+        variables: {"params", "batch_stats"} of arrays.
+    """
+    (workdir / "checkpoints").mkdir()
+    with _manager(workdir / "best", keep=1) as manager:
+        args = ocp.args.Composite(
+            variables=ocp.args.StandardSave(jax.tree.map(jax.numpy.asarray, variables)),
+            meta=ocp.args.JsonSave({"best_score": None, "best_step": 0}),
+        )
+        manager.save(0, args=args)
+
+
 def has_steps(directory: Path) -> bool:
     """Whether a `checkpoints/` or `best/` folder holds a finished checkpoint."""
     if not directory.is_dir():

@@ -72,12 +72,15 @@ def with_values(state: TrainState, values: Mapping[tuple[str, ...], Any]) -> Tra
         state: as initialised.
         values: path in `state.variables`, the collection first, to an array of the same shape.
     """
-    flat = flax.traverse_util.flatten_dict(dict(state.variables))
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(dict(state.variables))
     for path, value in values.items():
         flat[path] = jax.device_put(value, flat[path].sharding)
     variables = flax.traverse_util.unflatten_dict(flat)
-    return state.replace(
-        params=variables["params"], batch_stats=variables.get("batch_stats", state.batch_stats)
+    return TrainState(
+        state.step,
+        variables["params"],
+        variables.get("batch_stats", state.batch_stats),
+        state.opt_state,
     )
 
 

@@ -183,9 +183,7 @@ def _huggingface() -> list[Checkpoint]:
     for data in ("nyu", "kitti", "nyu-kitti"):
         name = f"Intel/zoedepth-{data}"
         model = {"variant": f"zoedepth_{data.replace('-', '_')}"}
-        records.append(
-            Checkpoint(name, model, _ZOEDEPTH_PIXELS, "metric", "MIT", f"{_HUB}{name}")
-        )
+        records.append(Checkpoint(name, model, _ZOEDEPTH_PIXELS, "metric", "MIT", f"{_HUB}{name}"))
     return records
 
 
@@ -196,6 +194,7 @@ _ISL_PIXELS = {"keep_aspect_ratio": True, "ensure_multiple_of": 32, "resample": 
 _ISL_VIT = {"layer_norm_eps": 1e-6}
 # Weight standardisation as in timm 0.4.5, with which these were trained.
 _ISL_HYBRID = {"layer_norm_eps": 1e-6, "bit": {"standardization": "deviation"}}
+_ISL_SWIN = {"mask_value": -100.0}
 _ISL_DPT = "https://github.com/isl-org/DPT/releases/download/1_0/"
 _MIDAS = "https://github.com/isl-org/MiDaS/releases/download/"
 
@@ -275,9 +274,9 @@ def _isl() -> list[Checkpoint]:
         ("dpt_beit_base_384.pt", "dpt_beit_base_384", _ISL_VIT, "v3_1/"),
         ("dpt_beit_large_384.pt", "dpt_beit_large_384", _ISL_VIT, "v3_1/"),
         ("dpt_beit_large_512.pt", "dpt_beit_large_512", _ISL_VIT, "v3_1/"),
-        ("dpt_swin2_tiny_256.pt", "dpt_swinv2_tiny_256", {}, "v3_1/"),
-        ("dpt_swin2_base_384.pt", "dpt_swinv2_base_384", {}, "v3_1/"),
-        ("dpt_swin2_large_384.pt", "dpt_swinv2_large_384", {}, "v3_1/"),
+        ("dpt_swin2_tiny_256.pt", "dpt_swinv2_tiny_256", _ISL_SWIN, "v3_1/"),
+        ("dpt_swin2_base_384.pt", "dpt_swinv2_base_384", _ISL_SWIN, "v3_1/"),
+        ("dpt_swin2_large_384.pt", "dpt_swinv2_large_384", _ISL_SWIN, "v3_1/"),
     ):
         side = int(file.removesuffix(".pt").rsplit("_", 1)[1])
         model = _model(variant, backbone=backbone, neck={"upsample_to_skip": True})

@@ -105,9 +105,7 @@ _TIPSV2_HEADS = tuple(HEADS[name] for name in tipsv2.HEADS.values())
 def family(model: DPT) -> Family:
     """The class of `transformers` that `model` is, by its backbone and head."""
     backbone = backbone_type(model)
-    prefix, dead, names = _ENCODERS.get(
-        backbone, ("backbone", lambda _: {}, _SHARED_BIAS_OF_BEIT)
-    )
+    prefix, dead, names = _ENCODERS.get(backbone, ("backbone", lambda _: {}, _SHARED_BIAS_OF_BEIT))
     if isinstance(model.head, ZoeDepthHead):
         return _zoedepth(model.head, dead)
     if type(model.head) in _TIPSV2_HEADS:

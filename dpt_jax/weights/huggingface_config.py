@@ -2,8 +2,8 @@
 """`config.model` from the `config.json` of Hugging Face's DPT family.
 
 Model types: "dpt" (plain ViT, hybrid, and the backbones BEiT, Swin v2 and DINOv2),
-"depth_anything" and "zoedepth". Values that HF's config leaves out or null have HF's defaults. The way back is
-`huggingface_export.py`.
+"depth_anything", "prompt_depth_anything", "zoedepth", "tipsv2_dpt" and "chmv2". Values that HF's
+config leaves out or null have HF's defaults. The way back is `huggingface_export.py`.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,6 @@ FIELDS = {
         "image_size",
         "patch_size",
         "num_channels",
-        "use_absolute_embeddings",
     ),
     "dinov3": (
         "hidden_size",
@@ -372,8 +371,9 @@ def _checked(backbone: dict[str, Any]) -> dict[str, Any]:
 def depth_kind(hf: Mapping[str, Any]) -> Literal["metric", "inverse_relative"]:
     """What the depth of an HF model means; its configs do not say it of DPT.
 
-    Depth Anything says it, and ZoeDepth is always metric. The public DPTs are inverse and relative (MiDaS), but for DINOv2's,
-    which are known by their extra projection. What dpt_jax trained says it under "dpt_jax".
+    Depth Anything says it; the other successors of DPT are metric, Prompt Depth Anything given a
+    prompt in metres. The public DPTs are inverse and relative (MiDaS), but for DINOv2's, which are
+    known by their extra projection. What dpt_jax trained says it under "dpt_jax".
     """
     stated = (hf.get("dpt_jax") or {}).get("depth")
     if stated in ("metric", "inverse_relative"):

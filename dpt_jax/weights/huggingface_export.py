@@ -7,10 +7,15 @@ from dpt_jax.models.dpt import DPT
 from dpt_jax.models.hybrid import HybridViT
 from dpt_jax.models.resnetv2 import ResNetV2
 from dpt_jax.models.vit import ViT
-from dpt_jax.weights import zoedepth_config
+from dpt_jax.weights import chmv2, tipsv2, zoedepth_config
 from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.families import backbone_type, family
 from dpt_jax.weights.huggingface_config import BIT, FIELDS, VIT
+
+_DEPTH_ANYTHING = ("depth_anything", "prompt_depth_anything")
+# Who knows the neck and the head of a model type.
+_DECODERS = {"tipsv2_dpt": tipsv2, "chmv2": chmv2}
+_BACKBONE_TYPES = {"tipsv2": "tipsv2_vision_model", "dinov3": "dinov3_vit"}
 
 
 def hf_config(model: DPT, *, approximate: bool = False) -> dict[str, Any]:
@@ -44,14 +49,19 @@ def hf_config(model: DPT, *, approximate: bool = False) -> dict[str, Any]:
         "model_type": kind.model_type,
         "architectures": [kind.architecture],
         "dtype": "float32",
+    }
+    if type(backbone) not in (ViT, HybridViT):
+        config["backbone_config"] = _backbone_config(model)
+    if kind.model_type in _DECODERS:
+        config |= _DECODERS[kind.model_type].decoder_config(model)
+        return config | (_labels(head.num_labels) if hasattr(head, "num_labels") else {})
+    config |= {
         "reassemble_factors": list(neck.reassemble_factors),
         "neck_hidden_sizes": list(neck.hidden_sizes),
         "fusion_hidden_size": neck.fusion_hidden_size,
         "head_in_index": head.head_in_index,
     }
-    if type(backbone) not in (ViT, HybridViT):
-        config["backbone_config"] = _backbone_config(model)
-    if kind.model_type == "depth_anything":
+    if kind.model_type in _DEPTH_ANYTHING:
         metric = head.activation == "sigmoid"
         return config | {
             "patch_size": backbone.patch_size,
@@ -83,12 +93,21 @@ def hf_config(model: DPT, *, approximate: bool = False) -> dict[str, Any]:
         }
     if model.task == "depth":
         return config | {"add_projection": head.add_projection}
-    names = {str(i): f"LABEL_{i}" for i in range(head.num_labels)}
-    return config | {
+    return (
+        config
+        | _labels(head.num_labels)
+        | {
+            "use_auxiliary_head": model.auxiliary_head is not None,
+            "semantic_classifier_dropout": head.dropout,
+        }
+    )
+
+
+def _labels(count: int) -> dict[str, Any]:
+    names = {str(i): f"LABEL_{i}" for i in range(count)}
+    return {
         "id2label": names,
         "label2id": {name: int(i) for i, name in names.items()},
-        "use_auxiliary_head": model.auxiliary_head is not None,
-        "semantic_classifier_dropout": head.dropout,
         "semantic_loss_ignore_index": 255,
     }
 
@@ -100,12 +119,29 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
     head: Any = model.head
     kind = family(model)
     lacking, differing = [], []
-    if kind.model_type != "depth_anything" and neck.upsample_to_skip:
+    depth_anything = kind.model_type in _DEPTH_ANYTHING
+    if not depth_anything and neck.upsample_to_skip:
         differing.append(
             "model.neck.upsample_to_skip: DPT doubles the size instead: another result on grids "
             "of patches with an odd side, the same on even ones"
         )
-    if kind.model_type == "depth_anything":
+    if getattr(backbone, "mask_value", -200.0) != -200.0:
+        differing.append(
+            f"model.backbone.mask_value={backbone.mask_value}: transformers masks with -200"
+        )
+    if getattr(backbone, "interpolate_offset", 0):
+        differing.append(
+            "model.backbone.interpolate_offset: transformers resizes position embeddings without "
+            "an offset; no difference at the native size"
+        )
+    if neck.prompt_depth and not depth_anything:
+        lacking.append("model.neck.prompt_depth without model.head.upsample_to_input")
+    if kind.model_type in _DECODERS:
+        decoder = _DECODERS[kind.model_type]
+        return lacking + decoder.lacking_in_transformers(model, backbone_type(model)), differing
+    if backbone_type(model) in _BACKBONE_TYPES:
+        lacking.append(f"the backbone {backbone_type(model)} with model.head {type(head).__name__}")
+    if depth_anything:
         if neck.readout_type != "ignore" or not neck.upsample_to_skip:
             lacking.append(
                 "Depth Anything (model.head.upsample_to_input) has readout_type 'ignore' and "
@@ -123,11 +159,6 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
             lacking.append("a hybrid's model.neck.readout_type must be 'project'")
     if getattr(backbone, "num_register_tokens", 0):
         lacking.append("its DPT cannot run a backbone with registers (num_register_tokens)")
-    if getattr(backbone, "interpolate_offset", 0):
-        differing.append(
-            "model.backbone.interpolate_offset: transformers resizes position embeddings without "
-            "an offset; no difference at the native size"
-        )
     if model.task == "segmentation":
         if not isinstance(backbone, ViT):
             lacking.append("segmentation only with the backbones vit and hybrid")
@@ -135,7 +166,6 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
     if kind.model_type == "zoedepth":
         lacking += zoedepth_config.lacking_in_transformers(head, neck, backbone_type(model))
         return lacking, differing
-    depth_anything = kind.model_type == "depth_anything"
     if head.activation != "relu" and not depth_anything:
         lacking.append(
             "model.head.activation='sigmoid': its DPT ends in a ReLU (Depth Anything's does not)"
@@ -150,6 +180,8 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
         factor = head.max_depth if head.activation == "sigmoid" else head.scale
         if factor != int(factor):
             lacking.append(f"Depth Anything's max_depth must be a whole number, not {factor}")
+        if neck.prompt_depth and (factor != 1 or head.head_in_index != -1):
+            lacking.append("Prompt Depth Anything has max_depth (or scale) 1, head_in_index -1")
         if head.add_projection:
             lacking.append("Depth Anything has no model.head.add_projection")
     elif head.head_hidden_size != 32:
@@ -164,16 +196,19 @@ def _backbone_config(model: DPT) -> dict[str, Any]:
     kind = backbone_type(model)
     config = {key: getattr(backbone, key) for key in FIELDS[kind]}
     config |= {
-        "model_type": kind,
+        "model_type": _BACKBONE_TYPES.get(kind, kind),
         "out_indices": [tap + 1 for tap in backbone.out_indices],
         "out_features": [f"stage{tap + 1}" for tap in backbone.out_indices],
     }
     if kind != "swinv2":
         config["reshape_hidden_states"] = False
-    if kind == "dinov2":
+    if kind == "dinov3":
+        config |= {"reshape_hidden_states": True, "return_class_token": True}
+        config |= {k: None for k, v in chmv2.NO_AUGMENTATION.items() if config[k] == v}
+    if kind in ("dinov2", "tipsv2"):
         ratio = config["mlp_ratio"]
         config["mlp_ratio"] = int(ratio) if ratio == int(ratio) else ratio
-        if backbone.interpolate_antialias:
+        if kind == "dinov2" and backbone.interpolate_antialias:
             config |= {"model_type": "dinov2_with_registers", "num_register_tokens": 0}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
 

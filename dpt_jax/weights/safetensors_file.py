@@ -94,7 +94,7 @@ def write_safetensors(
                 f"{path}: {name} is {array.dtype}, expected bool, float, integer or bfloat16"
             )
         # The library writes the memory as it lies, in whatever order that is.
-        arrays[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
+        arrays[name] = np.asarray(array, order="C")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(arrays, temporary, {"format": "pt", **(metadata or {})})

@@ -145,6 +145,7 @@ HOSTILE = {
     "key of an entry twice": (file_of(b'{"w":{"dtype":"F32","dtype":"F16"}}'), "key twice"),
     "entry is a number": (file_of({"w": 1}), "'w': expected dtype"),
     "entry lacks offsets": (file_of({"w": {"dtype": "F32", "shape": []}}), "data_offsets"),
+    "unknown field": (file_of({"w": entry() | {"x": 1}}, EIGHT), "expected dtype, shape"),
     "float8": (file_of({"w": entry("F8_E4M3", (8,))}, EIGHT), "'w' is 'F8_E4M3', expected one of"),
     "dtype is a list": (file_of({"w": entry([])}, EIGHT), "expected one of"),
     "shape is text": (file_of({"w": entry() | {"shape": "2"}}, EIGHT), "lists of sizes"),

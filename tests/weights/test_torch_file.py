@@ -315,6 +315,30 @@ HOSTILE = {
         group(text("module"), name("torch", "Size"), text("a"), text("b")) + b"Q",
         "BINPERS",
     ),
+    "another tag": (
+        group(text("tensor"), name("torch", "FloatStorage"), text("0"), text("cpu"), number(6))
+        + b"Q",
+        "not a reference to a storage",
+    ),
+    "negated tensor": (
+        call(
+            "torch._utils",
+            "_rebuild_tensor_v2",
+            *(
+                storage(),
+                number(0),
+                number(6) + b"\x85",
+                b"K\x01\x85",
+                b"\x89N",
+                table(neg=b"\x88"),
+            ),
+        ),
+        "conjugated or negated",
+    ),
+    "parameter of a list": (
+        call("torch._utils", "_rebuild_parameter", b"]\x89N"),
+        "expected Tensor, found list",
+    ),
     "storage view": (storage(view=group(text("1"), number(0), number(2))), "reference to a stor"),
     "bare storage": (table(w=storage()), "w: a bare class or storage"),
     "bare class": (table(w=name("torch", "FloatStorage")), "w: a bare class"),
@@ -350,6 +374,7 @@ HOSTILE = {
     "odd items": (b"}(" + text("a") + b"u", "SETITEMS"),
     "items of a list": (b"](" + text("a") + b"Nu", "expected a dict"),
     "append to a tuple": (b")Na", "expected list"),
+    "extend a tuple": (b")(Ne", "expected list"),
     "missing memo": (b"h\x63", "nothing was kept as number 99"),
     "unhashable key": (b"}]Ns", "expected a str or an int as key"),
     "long key": (b"}" + number(2**64) + b"Ns", "expected a str or an int as key"),
@@ -402,6 +427,11 @@ def patched(content, start, replacement):
     return content[:start] + replacement + content[start + len(replacement) :]
 
 
+def entry_of(content, record):
+    """Where the directory's entry for a record begins."""
+    return content.rindex(f"archive/{record}".encode()) - 46
+
+
 GOOD = table(w=tensor())
 
 
@@ -415,23 +445,22 @@ def test_hostile_archives(tmp_path):
 
     numbers = good.index(SIX.tobytes())
     refused(patched(good, numbers, b"\1"), "'archive/data/0' is damaged")
-    directory = good.index(b"PK\1\2")
-    entry = good.rindex(b"PK\1\2", 0, good.rindex(b"archive/data/0"))
+    entry, version = entry_of(good, "data/0"), entry_of(good, "version")
     refused(patched(good, entry + 16, b"\1\1\1\1"), "'archive/data/0' is damaged")  # its CRC
     refused(patched(good, entry + 24, struct.pack("<I", 8)), "wrong size")
-    refused(patched(good, entry + 20, struct.pack("<II", 8, 8)), "damaged|24 bytes")
-    refused(patched(good, entry + 20, struct.pack("<II", 2**30, 2**30)), "overlaps|wrong size")
-    refused(patched(good, entry + 42, struct.pack("<I", 0)), "overlaps|not where")
-    last = good.rindex(b"PK\1\2")  # a record that nobody reads
-    refused(patched(good, last + 20, struct.pack("<II", 999, 999)), "ends outside the file")
-    inner = zip_bytes(GOOD)[good.index(b"PK\3\4", 1) :]  # from "byteorder" on
-    nested = zip_bytes(GOOD, inner=inner)
-    entry_of_byteorder = nested.index(b"PK\1\2", nested.rindex(b"PK\1\2", 0, -400))
-    start = nested.index(b"PK\3\4", nested.index(b"archive/inner"))
-    refused(patched(nested, entry_of_byteorder + 42, struct.pack("<I", start)), "overlaps")
+    refused(patched(good, entry + 20, struct.pack("<II", 8, 8)), "'archive/data/0' is damaged")
+    refused(patched(good, entry + 20, struct.pack("<II", 2**30, 2**30)), "outside")
+    refused(patched(good, version + 20, struct.pack("<II", 999, 999)), "outside")
+    refused(patched(good, entry + 42, struct.pack("<I", 0)), "overlaps")
+    refused(patched(good, entry + 42, struct.pack("<I", 1)), "overlaps|not where")
     refused(patched(good, entry + 42, struct.pack("<I", 2**31)), "outside")
     refused(patched(good, entry + 8, b"\1"), "compressed")  # encrypted, in truth
-    refused(patched(good, directory + 28, b"\xff\xff"), "not where the directory says")
+    refused(patched(good, entry_of(good, "data.pkl") + 28, b"\xff\xff"), "not where")
+    # A record inside another one, sound in itself.
+    nested = zip_bytes(GOOD, attached=good)
+    inside = nested.index(b"archive/data/0", nested.index(b"archive/attached")) - 30
+    patch = struct.pack("<I", inside)
+    refused(patched(nested, entry_of(nested, "data/0") + 42, patch), "overlaps")
     for length in range(4, len(good), 3):
         with pytest.raises(WeightsError):
             read(tmp_path, good[:length])

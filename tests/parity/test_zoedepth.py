@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ZoeDepth against transformers: predictions, gradients, files and what is refused."""
+
+import json
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the reference models are PyTorch ones")
+transformers = pytest.importorskip("transformers", reason="the reference models are in it")
+
+from dpt_jax import load_pretrained, save_pretrained  # noqa: E402
+from dpt_jax.models.dpt import build_model  # noqa: E402
+from dpt_jax.weights import huggingface, zoedepth_config  # noqa: E402
+from dpt_jax.weights.checkpoints import CHECKPOINTS  # noqa: E402
+from dpt_jax.weights.safetensors_file import read_safetensors  # noqa: E402
+from tests.parity import reference  # noqa: E402
+from tests.parity.families import Case, deal, pixels  # noqa: E402
+
+TAPS = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "reshape_hidden_states": False}
+TRANSFORMER = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 4} | TAPS
+BEIT = TRANSFORMER | {
+    "model_type": "beit",
+    "intermediate_size": 30,
+    "image_size": 64,
+    "use_relative_position_bias": True,
+}
+BACKBONES = {
+    "beit": BEIT,
+    "shared": BEIT | {"use_shared_relative_position_bias": True, "num_hidden_layers": 5},
+    "absolute": BEIT | {"use_absolute_position_embeddings": True, "patch_size": 8},
+    "dinov2": TRANSFORMER | {"model_type": "dinov2", "image_size": 56, "apply_layernorm": False},
+    "swinv2": {
+        "model_type": "swinv2",
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+        "window_size": 4,
+        "image_size": 64,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+}
+CLASSIFIER = {
+    "num_patch_transformer_layers": 4,
+    "patch_transformer_hidden_size": 128,
+    "patch_transformer_intermediate_size": 20,
+    "patch_transformer_num_attention_heads": 8,
+}
+
+
+def bins(several: bool, count: int = 9) -> list[dict]:
+    near = {"name": "in_doors", "n_bins": count, "min_depth": 0.5, "max_depth": 10.0}
+    far = {"name": "road2", "n_bins": count + 3, "min_depth": 1e-3, "max_depth": 80.0}
+    return [near, far] if several else [near]
+
+
+def cases() -> list[Case]:
+    rng, rows = deal(
+        12,
+        20230223,
+        backbone=["beit", "beit", "shared", "absolute", "dinov2", "beit", "swinv2"],
+        several=[False, True],
+        kind=["softplus", "normed"],
+        attractor_kind=["mean", "mean", "sum"],
+        residual=[(bn, bias) for bn in (False, True) for bias in (None, False, True)],
+        factors=[(4, 2, 1, 0.5), (2, 2, 1, 0.25), (4, 2, 0.75, 0.5)],
+        width=[8, 12, 21],
+        projection=[False] * 6 + [True],
+        head_in_index=[-1, -1, -1, 2],
+        grid=[(4, 4), (3, 5), (2, 4), (4, 1), (1, 6), (5, 3)],
+        ragged=[(0, 0), (1, 0), (0, 1)],
+        temperatures=[(0.0212, 50.0), (0.5, 9.0)],
+        n_bins=[1, 9, 16],
+        act=["gelu", "relu", "gelu_new"],
+    )
+    made = []
+    for i, row in enumerate(rows):
+        width = 256 if row.projection else row.width
+        bn, bias = row.residual
+        config = {
+            "backbone_config": BACKBONES[row.backbone],
+            "neck_hidden_sizes": rng.integers(5, 25, 4).tolist(),
+            "reassemble_factors": list((1, 1, 1, 0.5) if row.projection else row.factors),
+            "fusion_hidden_size": width,
+            "bottleneck_features": width,
+            "use_batch_norm_in_fusion_residual": bn,
+            "use_bias_in_fusion_residual": bias,
+            "hidden_act": row.act,
+            "head_in_index": row.head_in_index,
+            "add_projection": row.projection,
+            "num_relative_features": int(rng.integers(3, 9)),
+            "num_attractors": rng.integers(1, 7, 4).tolist(),
+            "bin_embedding_dim": int(2 * rng.integers(3, 9)),
+            "attractor_kind": row.attractor_kind,
+            "bin_centers_type": row.kind,
+            "min_temp": row.temperatures[0],
+            "max_temp": row.temperatures[1],
+            "bin_configurations": bins(row.several, row.n_bins),
+        }
+        if row.several:
+            config |= CLASSIFIER
+        patch, grid = {"absolute": 8, "dinov2": 14}.get(row.backbone, 16), row.grid
+        if row.backbone == "swinv2":
+            config["neck_hidden_sizes"] = [8, 16, 32, 64]
+            patch, grid = 32, tuple(min(side, 3) for side in grid)
+        domains = "two domains" if row.several else "one domain"
+        made.append(
+            Case(
+                f"ZoeDepth, {row.kind}, {domains}",
+                f"{i}-{row.backbone}-{row.kind}-{domains.replace(' ', '_')}",
+                config,
+                pixels(grid, patch, row.ragged),
+                i,
+                "ZoeDepthForDepthEstimation",
+            )
+        )
+    return made
+
+
+CASES = cases()
+
+
+def hugging_face(case: Case):
+    """transformers' model with bins far apart, probabilities and temperatures near their ends."""
+    hf = reference.reference(case)
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            if ".mlp.2." in name:
+                parameter *= 3
+            if "seed_bin_regressor" in name and ".conv2." in name:
+                parameter *= 5
+    if hasattr(hf.metric_head, "mlp_classifier"):
+        disagree(hf, reference.images(case))
+    return hf
+
+
+def domain_logits(hf, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return hf(reference.nchw(images)).domain_logits.numpy()
+
+
+def disagree(hf, images: np.ndarray) -> None:
+    """Moves the classifier's bias so that the domains of two images differ."""
+    first, second = (a - b for a, b in domain_logits(hf, images))
+    with torch.no_grad():
+        hf.metric_head.mlp_classifier.linear2.bias[1] += float(first + second) / 2
+
+
+def one_by_one(hf, images: np.ndarray) -> np.ndarray:
+    return np.concatenate([reference.reference_output(hf, image[None]) for image in images])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_predictions_are_those_of_transformers(case):
+    hf, images = hugging_face(case), reference.images(case)
+    model, variables = reference.ours(hf)
+    want = one_by_one(hf, images)
+    assert np.isfinite(want).all() and np.std(want) > 0.01
+    with jax.default_matmul_precision("highest"):
+        apply = reference.fast_jit(lambda *args: model.apply(*args, mutable=["intermediates"]))
+        output, sown = apply(variables, images)
+    assert reference.relative(output.depth, want) <= reference.TOLERANCE
+    if len(case.config["bin_configurations"]) == 1:
+        assert sown == {}
+        return
+    (logits,) = sown["intermediates"]["head"]["domain_logits"]
+    np.testing.assert_allclose(logits, domain_logits(hf, images), rtol=1e-5, atol=2e-5)
+    assert sorted(np.argmax(logits, -1)) == [0, 1]
+    # Where a batch disagrees, transformers takes the domain of the larger sum for all of it.
+    together = reference.reference_output(hf, images)
+    assert min(reference.relative(a, b) for a, b in zip(together[:, None], want[:, None])) < 1e-5
+    assert reference.relative(together, want) > 0.01
+
+
+def test_the_random_networks_cover_every_option():
+    configs = [case.config for case in CASES]
+    assert len({(c["bin_centers_type"], len(c["bin_configurations"])) for c in configs}) == 4
+    assert {c["attractor_kind"] for c in configs} == {"mean", "sum"}
+    assert any(c["add_projection"] for c in configs)
+
+
+def tiny(several: bool, **config) -> Case:
+    base = {
+        "backbone_config": BACKBONES["shared"],
+        "neck_hidden_sizes": [6, 7, 8, 9],
+        "fusion_hidden_size": 10,
+        "bottleneck_features": 10,
+        "bin_embedding_dim": 8,
+        "num_relative_features": 5,
+        "bin_configurations": bins(several),
+    }
+    classifier = CLASSIFIER if several else {}
+    return Case("", "", base | classifier | config, (48, 64), 5, "ZoeDepthForDepthEstimation")
+
+
+def test_gradients_are_those_of_transformers():
+    case = tiny(True, bin_centers_type="normed")
+    hf, images = hugging_face(case), reference.images(case)[:1]
+    model, variables = reference.ours(hf)
+    hf(reference.nchw(images)).predicted_depth.square().mean().backward()
+    buffers = {name: buffer.numpy() for name, buffer in hf.named_buffers()}
+    grads = {
+        name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
+        for name, p in hf.named_parameters()
+    }
+    want = huggingface.to_variables(grads | buffers, model)["params"]
+
+    @reference.fast_jit
+    def gradients(params):
+        def loss(params):
+            return jnp.mean(model.apply(variables | {"params": params}, images).depth ** 2)
+
+        return jax.grad(loss)(params)
+
+    got = flax.traverse_util.flatten_dict(gradients(variables["params"]))
+    for path, value in flax.traverse_util.flatten_dict(want).items():
+        floor = 1e-3 * max(np.abs(g).max() for g in jax.tree.leaves(want))
+        error = np.abs(got[path] - value).max() / max(np.abs(value).max(), floor)
+        assert error <= 1e-4, path
+    silent = {path[2] for path, value in got.items() if path[1:] and not np.any(value)}
+    assert {"linear1", "linear2"} <= silent

@@ -213,8 +213,14 @@ class ZoeDepthHead(nn.Module):
                 *((f"projectors_{i}", x) for i, x in enumerate(fused.maps)),
             )
         ]
+        attracting = [
+            embedding + resize.bilinear(coarser, embedding.shape[1:3], align_corners=True)
+            for coarser, embedding in pairwise(embeddings)
+        ]
+        condition = resize.bilinear(embeddings[-1], features.shape[1:3], align_corners=True)
+        features = jnp.concatenate([features, condition], axis=-1)
         depths = [
-            self._depth(bottleneck, embeddings, features, bins) for bins in self.bin_configurations
+            self._depth(bottleneck, attracting, features, bins) for bins in self.bin_configurations
         ]
         if not several:
             return depths[0]
@@ -234,11 +240,13 @@ class ZoeDepthHead(nn.Module):
     def _depth(
         self,
         bottleneck: Float[Array, "b h w c"],
-        embeddings: list[Array],
+        attracting: list[Array],
         features: Float[Array, "b h2 w2 f"],
         bins: Mapping[str, Any],
     ) -> Float[Array, "b h2 w2"]:
-        """Depth by the bins of one domain; `embeddings` of the bottleneck and each fused map."""
+        """Depth by the bins of one domain: first centres from the bottleneck, attractors from
+        `attracting`, coarsest first, and the distribution from `features`.
+        """
         several = len(self.bin_configurations) > 1
         domain = f"_{bins['name']}" if several else ""
         kind, dim = self.bin_centers_type, self.bin_embedding_dim
@@ -251,21 +259,16 @@ class ZoeDepthHead(nn.Module):
             )(bottleneck).astype(jnp.float32),
             kind,
         )
-        for i, (coarser, embedding) in enumerate(pairwise(embeddings)):
-            size = embedding.shape[1:3]
+        for i, x in enumerate(attracting):
             outputs = self.num_attractors[i] * (2 if kind == "normed" else 1)
-            points = _PointwiseMlp(dim, outputs, self.dtype, name=f"attractors{domain}_{i}")(
-                embedding + resize.bilinear(coarser, size, align_corners=True)
-            )
+            points = _PointwiseMlp(dim, outputs, self.dtype, name=f"attractors{domain}_{i}")(x)
             centers = zoedepth_bins.attract(
-                resize.bilinear(centers, size, align_corners=True),
+                resize.bilinear(centers, x.shape[1:3], align_corners=True),
                 zoedepth_bins.attractor_points(points.astype(jnp.float32), kind),
                 self.attractor_kind,
             )
         if kind == "normed":
             centers = zoedepth_bins.scaled_centers(centers, bins["min_depth"], bins["max_depth"])
-        size = features.shape[1:3]
-        condition = resize.bilinear(embeddings[-1], size, align_corners=True)
         probabilities = _ConditionalLogBinomial(
             bins["n_bins"],
             4 if several else 2,
@@ -273,8 +276,8 @@ class ZoeDepthHead(nn.Module):
             self.max_temp,
             self.dtype,
             name=f"conditional_log_binomial{domain}",
-        )(jnp.concatenate([features, condition], axis=-1))
-        centers = resize.bilinear(centers, size, align_corners=True)
+        )(features)
+        centers = resize.bilinear(centers, features.shape[1:3], align_corners=True)
         return jnp.sum(probabilities * centers, axis=-1)
 
     def _check(self, num_maps: int) -> None:

@@ -11,6 +11,7 @@ from dpt_jax.models.dpt import DPT, abstract_variables, build_model
 from dpt_jax.training import checkpoint
 from dpt_jax.training import config as run_config
 from dpt_jax.weights import huggingface, initialize
+from dpt_jax.weights.lazy import lazy
 
 
 def is_workdir(path: Path) -> bool:
@@ -41,5 +42,5 @@ def initial_values(path: str | Path, model: DPT) -> initialize.InitialValues:
         return initialize.initial_values(path, model)
     theirs = build_model(run_config.load(path / "config.json")["model"])
     variables, _ = load_variables(path, theirs, "best")
-    tensors = huggingface.lazy(huggingface.to_state_dict(variables, theirs))
+    tensors = lazy(huggingface.to_state_dict(variables, theirs))
     return initialize.match(initialize.encoder_names(tensors), model, path)

@@ -29,9 +29,9 @@ from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.families import family
 from dpt_jax.weights.huggingface_config import model_config as model_config
 from dpt_jax.weights.huggingface_export import hf_config as hf_config
+from dpt_jax.weights.lazy import Tensors, lazy
 
 Path = tuple[str, ...]
-Tensors = Mapping[str, Callable[[], np.ndarray]]
 
 # What may be in a file besides `dead_parameters`: counters and tables that older versions stored,
 # the pooler of the bare encoder, and classifiers of the backbone's own pretraining.
@@ -74,11 +74,6 @@ _BEIT_MLP = re.compile(r"^backbone\.beit\.layers\.\d+\.mlp\.fc([12])\.")
 # A parameter of a Transformer block, whatever its class calls them.
 _BLOCK = re.compile(r"^(\w+\.(?:encoder\.layer|blocks|layer)\.)(\d+)(\..+)$")
 _SWIGLU_GATE = re.compile(r"^(backbone\.encoder\.layer\.\d+\.mlp)\.gate_proj\.(weight|bias)$")
-
-
-def lazy(state_dict: Mapping[str, np.ndarray]) -> dict[str, Callable[[], np.ndarray]]:
-    """A state dict as functions that fetch each tensor when it is its turn."""
-    return {name: lambda name=name: np.asarray(state_dict[name]) for name in state_dict}
 
 
 def to_disk_names(tensors: Tensors) -> dict[str, Callable[[], np.ndarray]]:
@@ -151,7 +146,7 @@ def to_variables(
         if value.shape != leaf.shape:
             problems.append(f"shape: {name} gives {value.shape}, the model has {leaf.shape}")
             continue
-        filled[path] = np.ascontiguousarray(value, dtype=leaf.dtype)
+        filled[path] = np.asarray(value, leaf.dtype, order="C")
     dead = _dead(model, leaves)
     ignored = (*IGNORED, *family(model).ignored)
     unused = {}
@@ -200,7 +195,7 @@ def to_state_dict(variables: Mapping[str, Any], model: DPT) -> dict[str, np.ndar
         axes = _axes(path, value.ndim, model)
         if axes is not None:
             value = value.transpose(np.argsort(axes))
-        state_dict[hf_name(path[1:], model)] = np.ascontiguousarray(value)
+        state_dict[hf_name(path[1:], model)] = np.asarray(value, order="C")
     if problems:
         raise WeightsError("the variables do not fit the model:\n  " + "\n  ".join(problems))
     carried = variables.get("unused", {})

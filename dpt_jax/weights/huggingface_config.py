@@ -133,7 +133,7 @@ _NECK = (
 )
 # Model types whose depth is metres whatever their config says; with a prompt in metres.
 _METRIC = ("prompt_depth_anything", "zoedepth", "tipsv2_dpt", "chmv2")
-_SIDE_LIMIT, _DEPTH_LIMIT = 65_536, 1_000
+_SIDE_LIMIT, _DEPTH_LIMIT = 65_536, 200
 
 
 def model_config(hf: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from dpt_jax.weights import huggingface, originals
 from dpt_jax.weights.augreg import read_augreg
 from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.families import family
+from dpt_jax.weights.lazy import Tensors, lazy
 from dpt_jax.weights.safetensors_file import read_safetensors
 from dpt_jax.weights.torch_file import read_torch_file
 
 Path_ = tuple[str, ...]
-Tensors = Mapping[str, Callable[[], np.ndarray]]
 
 # What the encoder is called in the classes that hold one.
 _PREFIX = re.compile(r"^(dpt|backbone|vit|dinov2|dinov2_with_registers|beit)\.")
@@ -87,9 +86,9 @@ def read_initial(path: str | Path) -> Tensors:
         return read_augreg(path)
     if path.suffix in (".pt", ".pth"):
         state_dict = originals.state_dict_of(read_torch_file(path), path)
-        tensors = originals.to_hf_names(huggingface.lazy(state_dict), path)
+        tensors = originals.to_hf_names(lazy(state_dict), path)
     else:
-        tensors = huggingface.lazy(read_safetensors(path))
+        tensors = lazy(read_safetensors(path))
     return encoder_names(tensors)
 
 
@@ -123,7 +122,7 @@ def match(tensors: Tensors, model: DPT, path: Any) -> InitialValues:
                 value = _resized_positions(value, leaf.shape)
                 resized.append(place)
             if value is not None and value.shape == leaf.shape:
-                values[where] = np.ascontiguousarray(value, leaf.dtype)
+                values[where] = np.asarray(value, leaf.dtype, order="C")
                 continue
             found = "another layout" if value is None else str(value.shape)
             why = f"{found} there, {leaf.shape} here"

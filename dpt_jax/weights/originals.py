@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from dpt_jax.weights.errors import WeightsError
+from dpt_jax.weights.lazy import Tensors
 
-Tensors = Mapping[str, Callable[[], np.ndarray]]
 Rule = tuple[str, str | Callable[[re.Match], str] | None]
 
 # In a target, "{qkv}" stands for query, key and value, which are a third of the rows each.

@@ -11,6 +11,7 @@ import numpy as np
 
 from dpt_jax.weights import checkpoints, huggingface_config, originals
 from dpt_jax.weights.errors import WeightsError
+from dpt_jax.weights.lazy import Tensors, lazy
 from dpt_jax.weights.safetensors_file import read_safetensors
 from dpt_jax.weights.torch_file import read_torch_file
 
@@ -32,7 +33,7 @@ class WeightsSource:
     """
 
     model: Mapping[str, Any]
-    tensors: Mapping[str, Callable[[], np.ndarray]]
+    tensors: Tensors
     depth: checkpoints.DepthKind | None
     labels: tuple[str, ...]
     preprocessing: Mapping[str, Any] | None
@@ -67,10 +68,9 @@ def open_weights(path: str | Path, record: str | None = None) -> WeightsSource:
     hf = read_config(directory / "config.json")
     labels = hf.get("id2label") or {}
     segmentation = any("Segmentation" in name for name in hf.get("architectures") or [])
-    stored = read_safetensors(path)
     return WeightsSource(
         model=huggingface_config.model_config(hf),
-        tensors={name: lambda name=name: stored[name] for name in stored},
+        tensors=lazy(read_safetensors(path)),
         depth=None if segmentation else huggingface_config.depth_kind(hf),
         labels=tuple(labels[key] for key in sorted(labels, key=int)) if segmentation else (),
         preprocessing=None,
@@ -92,8 +92,7 @@ def _open_original(path: Path, record: checkpoints.Checkpoint) -> WeightsSource:
                 f"one folder ({record.origin})"
             )
         state_dict = originals.state_dict_of(read_torch_file(file), file)
-        lazy = {name: lambda value=value: value for name, value in state_dict.items()}
-        tensors |= originals.to_hf_names(lazy, file)
+        tensors |= originals.to_hf_names(lazy(state_dict), file)
     return WeightsSource(
         model=record.model,
         tensors=tensors,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CHMv2 (DINOv3 with a DPT) against transformers: canopy heights, there and back."""
 
-import itertools
+import functools
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,9 @@ def cases(count: int = 10) -> list[Case]:
 def network(case: Case):
     hf = transformers.CHMv2ForDepthEstimation(transformers.CHMv2Config(**case.config)).eval()
     reference.randomise(hf, case.seed, case.embedding_scale)
+    with torch.no_grad():
+        # Decided enough for a map of heights that is not flat.
+        hf.head.conv_depth.head[4].weight *= 4
     return hf
 
 
@@ -123,7 +126,8 @@ def test_heights_and_files_are_those_of_transformers(case, tmp_path):
     directories.assert_saved_again(model, variables, hf, tmp_path)
 
 
-@pytest.mark.parametrize("kind,norm", itertools.product(sorted(set(BINS)), sorted(set(NORMS))))
+@pytest.mark.parametrize("kind", sorted(set(BINS)))
+@pytest.mark.parametrize("norm", sorted(set(NORMS)))
 def test_every_pair_of_bins_and_norm(kind, norm):
     config = transformers.CHMv2Config(
         bins_strategy=kind, norm_strategy=norm, min_depth=0.02, max_depth=50.0
@@ -160,15 +164,17 @@ def test_only_training_moves_them():
     config |= {"num_hidden_layers": 1, "out_indices": (0,), "patch_size": 8}
     image = np.random.default_rng(0).standard_normal((1, 16, 24, 3)).astype(np.float32)
     model = dinov3.DINOv3(**config)
-    variables = model.init(jax.random.key(0), image)
-    variables = jax.tree.map(lambda leaf: leaf + 0.3, variables)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image))
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: 0.5 * rng.standard_normal(leaf.shape), shapes)
 
-    def patches(model, seed: int | None) -> np.ndarray:
-        rngs = None if seed is None else {"dropout": jax.random.key(seed)}
-        return np.asarray(model.apply(variables, image, train=seed is not None, rngs=rngs).taps[0])
+    @functools.partial(reference.fast_jit, static_argnums=(0, 2))
+    def patches(model, seed, train):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, image, train=train, rngs=rngs).taps[0]
 
     calm = dinov3.DINOv3(**config, pos_embed_rescale=1.0)
-    np.testing.assert_array_equal(patches(calm, 1), patches(model, None))
-    np.testing.assert_array_equal(patches(model, 1), patches(model, 1))
-    assert np.abs(patches(model, 1) - patches(model, None)).max() > 1e-4
-    assert np.abs(patches(model, 1) - patches(model, 2)).max() > 1e-4
+    still, one, two = patches(model, 1, False), patches(model, 1, True), patches(model, 2, True)
+    np.testing.assert_array_equal(patches(calm, 1, True), still)
+    assert np.abs(one - still).max() > 1e-3
+    assert np.abs(one - two).max() > 1e-3

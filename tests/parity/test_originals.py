@@ -239,13 +239,18 @@ def beit(rng, record, size, wrong=()):
 
 
 def swin2(rng, record, size, pretrained=(0, 0, 0, 0), wrong=()):
-    window, width, features = int(rng.choice([2, 4])), int(rng.choice([8, 12]))
+    window, width = int(rng.choice([2, 4])), int(rng.choice([8, 12]))
     features = int(rng.integers(6, 16))
     depths, heads = tuple(rng.integers(1, 3, 4).tolist()), (1, 2, 2, 4)
     depths = (2, *depths[1:])  # a shifted block
     swin = midas31_swin2.Swin2(width, depths, heads, window, pretrained, image_size=size[0])
     oracle = midas31.DPT(swin, features)
     midas31_swin2.randomise(oracle, generator(rng))
+    # Attention so sharp that a mask of -100 does not rule a pair out multiplies rounding, too: one
+    # head of a shifted block has it.
+    for name, tensor in oracle.named_parameters():
+        if name.endswith("logit_scale") and ".layers.0.blocks.1." not in name:
+            tensor.data.clamp_(max=2.5)
     ready(oracle, "scratch.output_conv.4", size)
     backbone = {"embed_dim": width, "depths": depths, "num_heads": heads, "window_size": window}
     backbone |= {"pretrained_window_sizes": pretrained, "image_size": size[0]}
@@ -321,9 +326,9 @@ CASES: list[tuple[Callable, str, tuple[int, int], dict[str, Any]]] = [
     (hybrid, "isl-org/dpt_hybrid-midas", (96, 32), {"wrong": [EPS, VARIANCE]}),
     (hybrid, "isl-org/dpt_hybrid_384", (48, 80), {"in_midas": True, "wrong": [TIMES_TWO]}),
     (hybrid, "isl-org/dpt_hybrid-ade20k", (32, 96), {"labels": 5}),
-    (hybrid, "isl-org/dpt_hybrid_nyu", (64, 64), {"gain": 900, **NYU}),
-    (hybrid, "isl-org/dpt_hybrid_nyu_new", (96, 64), {"gain": 900, **NYU}),
-    (hybrid, "isl-org/dpt_hybrid_kitti", (32, 128), {"gain": 900, **KITTI}),
+    (hybrid, "isl-org/dpt_hybrid_nyu", (64, 64), {"gain": 300, **NYU}),
+    (hybrid, "isl-org/dpt_hybrid_nyu_new", (96, 64), {"gain": 300, **NYU}),
+    (hybrid, "isl-org/dpt_hybrid_kitti", (32, 128), {"gain": 60, **KITTI}),
     (beit, "isl-org/dpt_beit_base_384", (64, 64), {"wrong": [EPS]}),
     (beit, "isl-org/dpt_beit_large_384", (96, 32), {}),
     (beit, "isl-org/dpt_beit_large_512", (48, 80), {"wrong": [TIMES_TWO]}),

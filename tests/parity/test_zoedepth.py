@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ZoeDepth against transformers: predictions, gradients, files and what is refused."""
 
+import functools
 import json
 
 import flax.traverse_util
@@ -59,7 +60,7 @@ def bins(several: bool, count: int = 9) -> list[dict]:
 
 def cases() -> list[Case]:
     rng, rows = deal(
-        12,
+        10,
         20230223,
         backbone=["beit", "beit", "shared", "absolute", "dinov2", "beit", "swinv2"],
         several=[False, True],
@@ -171,7 +172,7 @@ def test_predictions_are_those_of_transformers(case):
     assert sorted(np.argmax(logits, -1)) == [0, 1]
     # Where a batch disagrees, transformers takes the domain of the larger sum for all of it.
     together = reference.reference_output(hf, images)
-    assert min(reference.relative(a, b) for a, b in zip(together[:, None], want[:, None])) < 1e-5
+    assert min(reference.relative(a, b) for a, b in zip(together[:, None], want[:, None])) < 1e-4
     assert reference.relative(together, want) > 0.01
 
 
@@ -201,12 +202,12 @@ def test_gradients_are_those_of_transformers():
     hf, images = hugging_face(case), reference.images(case)[:1]
     model, variables = reference.ours(hf)
     hf(reference.nchw(images)).predicted_depth.square().mean().backward()
-    buffers = {name: buffer.numpy() for name, buffer in hf.named_buffers()}
     grads = {
         name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
         for name, p in hf.named_parameters()
     }
-    want = huggingface.to_variables(grads | buffers, model)["params"]
+    want = huggingface.to_variables(grads, model)["params"]
+    floor = 1e-3 * max(np.abs(grad).max() for grad in jax.tree.leaves(want))
 
     @reference.fast_jit
     def gradients(params):
@@ -217,8 +218,144 @@ def test_gradients_are_those_of_transformers():
 
     got = flax.traverse_util.flatten_dict(gradients(variables["params"]))
     for path, value in flax.traverse_util.flatten_dict(want).items():
-        floor = 1e-3 * max(np.abs(g).max() for g in jax.tree.leaves(want))
         error = np.abs(got[path] - value).max() / max(np.abs(value).max(), floor)
         assert error <= 1e-4, path
-    silent = {path[2] for path, value in got.items() if path[1:] and not np.any(value)}
-    assert {"linear1", "linear2"} <= silent
+    # One domain learns, and no depth reaches the classifier.
+    silent = {path[1] for path, value in got.items() if not np.any(value)}
+    chosen = [
+        name for name in ("in_doors", "road2") if f"conditional_log_binomial_{name}" not in silent
+    ]
+    assert len(chosen) == 1 and {"patch_transformer", "mlp_classifier"} <= silent
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_files_are_read_and_written_bit_by_bit(tmp_path, several):
+    hf = hugging_face(tiny(several))
+    hf.save_pretrained(tmp_path / "theirs")
+    model, variables = load_pretrained(tmp_path / "theirs")
+    assert huggingface.model_config(reference.hf_config(hf))["head"]["type"] == "zoedepth"
+    save_pretrained(model, variables, tmp_path / "ours")
+    want, got = (read_safetensors(tmp_path / name) for name in ("theirs", "ours"))
+    assert set(want) == set(got)
+    for name in want:
+        assert want[name].dtype == got[name].dtype
+        np.testing.assert_array_equal(want[name], got[name])
+
+    again, report = type(hf).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values()), report
+    images = reference.images(tiny(several))
+    np.testing.assert_array_equal(
+        reference.reference_output(again.eval(), images), reference.reference_output(hf, images)
+    )
+    written = json.loads((tmp_path / "ours" / "preprocessor_config.json").read_text())
+    assert written["image_processor_type"] == "ZoeDepthImageProcessor"
+    assert written["ensure_multiple_of"] == 32 and written["do_pad"]
+
+
+LARGE = {
+    "neck_hidden_sizes": [256, 512, 1024, 1024],
+    "num_patch_transformer_layers": 4,
+    "patch_transformer_hidden_size": 128,
+    "patch_transformer_intermediate_size": 1024,
+    "patch_transformer_num_attention_heads": 4,
+}
+NYU, KITTI = (
+    {"name": name, "n_bins": 64, "min_depth": 1e-3, "max_depth": metres}
+    for name, metres in (("nyu", 10.0), ("kitti", 80.0))
+)
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [
+        ("nyu", {"bin_configurations": [NYU]}),
+        ("kitti", {"bin_configurations": [KITTI], "bin_centers_type": "normed"}),
+        ("nyu-kitti", {"bin_configurations": [NYU, KITTI]}),
+    ],
+)
+def test_the_records_are_those_of_the_published_checkpoints(name, config):
+    hf = json.loads(transformers.ZoeDepthConfig(**LARGE, **config).to_json_string(use_diff=False))
+    record = CHECKPOINTS[f"Intel/zoedepth-{name}"]
+    model = build_model(huggingface.model_config(hf))
+    assert model == build_model(record.model)
+    if len(config["bin_configurations"]) == 1:  # nothing else tells one from several
+        assert model.head.num_patch_transformer_layers == 4
+    again = transformers.ZoeDepthConfig(**huggingface.hf_config(model))
+    assert build_model(huggingface.model_config(again.to_dict())) == model
+
+
+def test_the_published_range_of_kitti_is_doubted(monkeypatch):
+    said = []
+    monkeypatch.setattr(zoedepth_config.logging, "warning", lambda text, *_: said.append(text))
+    for each, doubted in ((NYU, True), (KITTI, False), (NYU | {"max_depth": 12.0}, False)):
+        head = zoedepth_config.head_settings(
+            {"bin_centers_type": "normed", "bin_configurations": [each]}
+        )
+        assert head["bin_configurations"] == (each,)
+        assert len(said) == doubted and all("80" in text for text in said)
+        said.clear()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_attractors": [4, 2, 1]}, "num_attractors"),
+        ({"bottleneck_features": 12}, "bottleneck_features=12.*fusion_hidden_size=10"),
+        ({"add_projection": True}, "add_projection needs fusion_hidden_size 256"),
+        ({"batch_norm_eps": 1e-3}, "batch_norm_eps=0.001"),
+        ({"bin_configurations": [NYU | {"n_bins": 0}]}, "n_bins > 0"),
+        ({"bin_configurations": [NYU | {"max_depth": 1e-4}]}, "min_depth < max_depth"),
+        ({"bin_configurations": [{"n_bins": 3}]}, "expected n_bins, min_depth, max_depth"),
+        ({"bin_configurations": [NYU, NYU]}, "different names.*nyu.*nyu"),
+        ({"bin_configurations": [NYU, KITTI | {"name": "a_2"}]}, "a_2"),
+        ({"bin_configurations": [NYU, KITTI, KITTI | {"name": "x"}]}, "has 2, not 3"),
+        ({"bin_configurations": [NYU, KITTI], "patch_transformer_hidden_size": 64}, "128, not 64"),
+    ],
+)
+def test_what_transformers_cannot_run_is_refused(change, message):
+    config = transformers.ZoeDepthConfig(**tiny(False).config).to_dict()
+    with pytest.raises(ValueError, match=message):
+        huggingface.model_config(config | change)
+
+
+@pytest.mark.parametrize(
+    "group, change, message",
+    [
+        ("neck", {"readout_type": "ignore"}, "readout_type"),
+        ("neck", {"upsample_to_skip": True}, "upsample_to_skip"),
+        ("head", {"num_attractors": (16, 8, 4, 1)}, "num_attractors"),
+        ("head", {"num_patch_transformer_layers": 2}, "has 4, not 2"),
+    ],
+)
+def test_what_transformers_lacks_is_not_exported(group, change, message):
+    config = huggingface.model_config(transformers.ZoeDepthConfig(**tiny(True).config).to_dict())
+    config[group] |= change
+    with pytest.raises(ValueError, match=message):
+        huggingface.hf_config(build_model(config))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"bin_centers_type": "hybrid1"}, "bin_centers_type 'hybrid1' is not one of"),
+        ({"attractor_kind": "max"}, "attractor_kind 'max'"),
+        ({"num_attractors": (1, 2)}, "num_attractors .* 4 fused maps"),
+        ({"min_temp": 0.0}, "0 < min_temp <= max_temp"),
+        ({"bin_configurations": ()}, "expected one, or several"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(change, message):
+    config = huggingface.model_config(transformers.ZoeDepthConfig(**tiny(False).config).to_dict())
+    config["head"] |= change
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(build_model(config).init, jax.random.key(0), np.zeros((1, 64, 64, 3)))
+
+
+def test_training_and_bfloat16():
+    config = huggingface.model_config(transformers.ZoeDepthConfig(**tiny(True).config).to_dict())
+    images = jnp.ones((2, 48, 64, 3))
+    model = build_model(config | {"dtype": "bfloat16"})
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert set(variables) == {"params"}
+    apply = functools.partial(model.apply, train=True, rngs={"dropout": jax.random.key(1)})
+    assert jax.eval_shape(apply, variables, images).depth.dtype == jnp.float32

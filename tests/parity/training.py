@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients, losses and BatchNorm statistics of a training step, against those of transformers."""
+"""Gradients, losses and BatchNorm statistics of a training step, against those of transformers.
+
+transformers computes in float64 here: gradients that nearly cancel, as those of a bias in front of
+BatchNorm do, are rounded enough once.
+"""
 
 import flax.traverse_util
 import jax
@@ -59,7 +63,7 @@ def compare_depth_gradients(case, errors) -> None:
     hf = reference(case)
     model, variables = ours(hf)
     pixels = images(case)
-    output = hf(nchw(pixels)).predicted_depth
+    output = hf.double()(nchw(pixels).double()).predicted_depth
     direction = np.random.default_rng(3).standard_normal(output.shape).astype(np.float32)
     (output * torch.from_numpy(direction)).mean().backward()
 
@@ -79,7 +83,7 @@ def compare_segmentation_step(case, errors) -> None:
     config["auxiliary_head"]["dropout"] = 0.0
     model = build_model(config)
     variables = huggingface.to_variables(arrays(hf), model)
-    before = arrays(hf)
+    before = arrays(hf.double())
     classes = hf.config.num_labels
 
     pixels = images(case, batch=3)
@@ -96,7 +100,7 @@ def compare_segmentation_step(case, errors) -> None:
                     {name: inputs[0].numel() // inputs[0].shape[1]}
                 )
             )
-    expected = hf(nchw(pixels), labels=torch.from_numpy(labels))
+    expected = hf(nchw(pixels).double(), labels=torch.from_numpy(labels))
     expected.loss.backward()
 
     def loss(params):

@@ -4,20 +4,22 @@
     python benchmarks/import_memory.py
 
 Writes a Hugging Face directory of DPT-Large with constant weights into a temporary folder and reads
-it in a process of its own, whose highest resident set counts (memory maps included), less what it
-was before.
+it again, each in a process of its own. What counts is the highest resident set (memory maps
+included) of the reader, less what it was before.
 """
 
 import subprocess
 import sys
 import tempfile
 
-import jax
-import numpy as np
-
+_WRITE = """
+import sys, jax, numpy as np
 from dpt_jax import build_model, save_pretrained
 from dpt_jax.models.dpt import abstract_variables
-
+model = build_model({"variant": "dpt_large", "head": {"type": "depth"}})
+variables = jax.tree.map(lambda x: np.full(x.shape, 0.01, x.dtype), abstract_variables(model))
+save_pretrained(model, variables, sys.argv[1])
+"""
 _READ = """
 import resource, sys, jax
 from dpt_jax import load_pretrained
@@ -30,8 +32,6 @@ print(f"weights {weights / 2**20:.0f} MiB, peak {(peak() - before) * unit / weig
 """
 
 if __name__ == "__main__":
-    model = build_model({"variant": "dpt_large", "head": {"type": "depth"}})
-    variables = jax.tree.map(lambda x: np.full(x.shape, 0.01, x.dtype), abstract_variables(model))
     with tempfile.TemporaryDirectory() as directory:
-        save_pretrained(model, variables, directory)
-        subprocess.run([sys.executable, "-c", _READ, directory], check=True)
+        for program in (_WRITE, _READ):
+            subprocess.run([sys.executable, "-c", program, directory], check=True)

@@ -3,7 +3,10 @@
 
 Widths and taps are those of the public checkpoints: `dpt_*` of isl-org/DPT and MiDaS 3.1,
 `dpt_dinov2_*` of facebookresearch/dinov2's depth heads, `depth_anything_*` of Depth Anything V2
-(V1 has other taps: `depth_anything_v1_*`), `zoedepth_*` of isl-org/ZoeDepth. `dpt_tiny` is ours, for tests and the quick start.
+(V1 has other taps: `depth_anything_v1_*`), `prompt_depth_anything_*` of DepthAnything/PromptDA,
+`zoedepth_*` of isl-org/ZoeDepth, `tipsv2_*` of google-deepmind/tips (depth, normals and
+segmentation at once) and `chmv2_*` of facebookresearch/dinov3. `dpt_tiny` is ours, for tests and
+the quick start.
 """
 
 from typing import Any
@@ -103,6 +106,35 @@ def _depth_anything(size: str, taps: tuple[int, ...] | None = None) -> Variant:
     }
 
 
+def _prompt_depth_anything(size: str) -> Variant:
+    variant = _depth_anything(size)
+    variant["neck"]["prompt_depth"] = True
+    variant["head"] |= {"activation": "sigmoid", "max_depth": 1.0}
+    return variant
+
+
+_TIPSV2 = {
+    "base": _vit(768, 12, 12, _BASE_TAPS),
+    "large": _vit(1024, 24, 16, _LARGE_TAPS),
+    "so400m": _vit(1152, 27, 16, (6, 13, 20, 26), mlp_ratio=4304 / 1152),
+    "giant": _vit(1536, 40, 24, (9, 19, 29, 39), use_swiglu_ffn=True),
+}
+
+
+def _tipsv2(size: str) -> Variant:
+    width = _TIPSV2[size]["hidden_size"]
+    return {
+        "backbone": {"type": "tipsv2", **_TIPSV2[size]},
+        "neck": {
+            "type": "tasks",
+            "hidden_sizes": (width // 8, width // 4, width // 2, width),
+            "use_bias_in_fusion_residual": False,
+            "hidden_act": "gelu_pytorch_tanh",
+        },
+        "head": {"type": "dense"},
+    }
+
+
 def _zoedepth(*domains: str) -> Variant:
     metres = {"nyu": 10.0, "kitti": 80.0}
     bins = ({"name": d, "n_bins": 64, "min_depth": 1e-3, "max_depth": metres[d]} for d in domains)
@@ -151,6 +183,22 @@ VARIANTS: dict[str, Variant] = {
     **{f"dpt_dinov2_{size}": _dpt_dinov2(size) for size in _DINOV2},
     **{f"depth_anything_{size}": _depth_anything(size) for size in _DINOV2},
     **{f"depth_anything_v1_{size}": _depth_anything(size, t) for size, t in _LAST_FOUR.items()},
+    **{
+        f"prompt_depth_anything_{size}": _prompt_depth_anything(size) for size in ("small", "large")
+    },
+    **{f"tipsv2_{size}": _tipsv2(size) for size in _TIPSV2},
+    "chmv2_large": {
+        "backbone": {
+            "type": "dinov3",
+            **_vit(1024, 24, 16, _LARGE_TAPS, intermediate_size=4096),
+            "image_size": 416,
+            "num_register_tokens": 4,
+            "key_bias": True,
+            "layer_norm_eps": 1e-6,
+        },
+        "neck": {"hidden_sizes": (128, 256, 512, 1024), "hidden_act": "gelu"},
+        "head": {"type": "binned_depth"},
+    },
     "zoedepth_nyu": _zoedepth("nyu"),
     "zoedepth_kitti": _zoedepth("kitti"),
     "zoedepth_nyu_kitti": _zoedepth("nyu", "kitti"),

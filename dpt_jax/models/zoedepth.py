@@ -97,7 +97,7 @@ class _TransformerLayer(nn.Module):
 
 
 def _positions(count: int, width: int) -> Float[Array, "n d"]:
-    """Sines, then cosines, of wavelengths from 2 pi to 2 pi 10000; in float32 as in the original."""
+    """Sines, then cosines, of wavelengths from 2 pi to 2 pi 10000; float32 as in the original."""
     frequency = jnp.exp(jnp.arange(0, width, 2) * (-jnp.log(jnp.float32(10_000)) / width))
     angle = jnp.arange(count, dtype=jnp.float32)[:, None] * frequency
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)

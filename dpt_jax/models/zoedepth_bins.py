@@ -48,7 +48,7 @@ def attractor_points(
 def attract(
     centers: Float[Array, "b h w n"], points: Float[Array, "b h w a"], kind: AttractorKind
 ) -> Float[Array, "b h w n"]:
-    """Each centre, moved by the mean or the sum of d / (1 + 300 d^2) over its distances d to points.
+    """Each centre, moved by the mean or sum of d / (1 + 300 d^2) over its distances d to points.
 
     300 and 2 are what the code of the public models computes with; `attractor_alpha` (1000) and
     `attractor_gamma` of their configurations never reached it.

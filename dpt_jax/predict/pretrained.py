@@ -128,8 +128,8 @@ def save_pretrained(
         processor: how images become pixels. None assumes what the public checkpoints of this
             architecture use, and says so in the log.
         labels: names of the classes, in order.
-        depth: what the model's depth means; None: metres if it says so (DINOv2's depth heads,
-            Depth Anything with a maximum), else inverse relative depth.
+        depth: what the model's depth means; None: metres if it says so (ZoeDepth, DINOv2's
+            depth heads, Depth Anything with a maximum), else inverse relative depth.
         approximate: see `huggingface_export.hf_config`.
 
     Raises:
@@ -169,12 +169,30 @@ def save_pretrained(
 def default_processor(model: DPT) -> ImageProcessor:
     """What the public checkpoints of this architecture do to images."""
     backbone: Any = model.backbone
-    side = backbone.image_size
+    kind, side = family(model).model_type, backbone.image_size
     imagenet: dict[str, Any] = {
         "image_mean": (0.485, 0.456, 0.406),
         "image_std": (0.229, 0.224, 0.225),
     }
-    if family(model).model_type == "depth_anything":
+    if kind == "zoedepth":
+        return ImageProcessor.from_dict(
+            {"image_processor_type": "ZoeDepthImageProcessor", "ensure_multiple_of": 32}
+        )
+    if kind == "tipsv2_dpt":
+        return ImageProcessor.from_dict(
+            {"image_processor_type": "Tipsv2DptImageProcessor", "size": side}
+        )
+    if kind == "chmv2":
+        return ImageProcessor.from_dict({"image_processor_type": "CHMv2ImageProcessor"})
+    if kind == "prompt_depth_anything":
+        return ImageProcessor(
+            image_processor_type="PromptDepthAnythingImageProcessor",
+            size=(756, 756),
+            keep_aspect_ratio=True,
+            ensure_multiple_of=backbone.patch_size,
+            **imagenet,
+        )
+    if kind == "depth_anything":
         return ImageProcessor(
             size=(side, side),
             keep_aspect_ratio=True,

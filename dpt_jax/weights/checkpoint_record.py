@@ -45,7 +45,7 @@ HUB = "https://huggingface.co/"
 def depth_model(
     variant: str, head: Mapping[str, Any] | None = None, **groups: Any
 ) -> dict[str, Any]:
-    """`config.model` of a variant with a depth head, whose fields are `head`; other groups as given."""
+    """`config.model` of a variant with a depth head whose fields are `head`."""
     return {"variant": variant, "head": {"type": "depth", **(head or {})}, **groups}
 
 

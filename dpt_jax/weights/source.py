@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dpt_jax.models.dpt import HEADS
 from dpt_jax.weights import checkpoints, huggingface_config, originals
 from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.lazy import Tensors, lazy
@@ -25,8 +26,8 @@ class WeightsSource:
     Attributes:
         model: `config.model` for `build_model`.
         tensors: Hugging Face's names to functions that fetch the arrays, in PyTorch's layouts.
-        depth: what depth means, a key of `checkpoints.UNITS`; None for segmentation.
-        labels: names of the classes of a segmentation model; empty where they are not stored.
+        depth: what depth means, a key of `checkpoints.UNITS`; None for a model without depth.
+        labels: names of the classes of a model with segmentation; empty where they are not stored.
         preprocessing: fields of `ImageProcessor`, or None where `directory` has its own
             `preprocessor_config.json`.
         directory: of a Hugging Face checkpoint; None for files of the original repositories.
@@ -67,12 +68,15 @@ def open_weights(path: str | Path, record: str | None = None) -> WeightsSource:
         raise WeightsError(f"{path} has its own config.json; record={record!r} is not for it")
     hf = read_config(directory / "config.json")
     labels = hf.get("id2label") or {}
-    segmentation = any("Segmentation" in name for name in hf.get("architectures") or [])
+    model = huggingface_config.model_config(hf)
+    task = HEADS[model["head"]["type"]].task  # pyright: ignore[reportAttributeAccessIssue]
     return WeightsSource(
-        model=huggingface_config.model_config(hf),
+        model=model,
         tensors=lazy(read_safetensors(path)),
-        depth=None if segmentation else huggingface_config.depth_kind(hf),
-        labels=tuple(labels[key] for key in sorted(labels, key=int)) if segmentation else (),
+        depth=huggingface_config.depth_kind(hf) if task in ("depth", "dense") else None,
+        labels=tuple(labels[key] for key in sorted(labels, key=int))
+        if task in ("segmentation", "dense")
+        else (),
         preprocessing=None,
         directory=directory,
     )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DPT = backbone + neck + head, composed from `config.model` (arXiv 2103.13413)."""
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from typing import Any
@@ -172,9 +173,12 @@ def resolve_model_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     for key in config:
         if key not in (*groups, "variant", "dtype"):
             raise _unknown("key of config.model", key, (*groups, "variant", "dtype"))
+    head_type = (config.get("head") or {}).get("type")
     resolved: dict[str, dict[str, Any]] = {}
     for group in groups:
         row = dict(rows.get(group, {}))
+        if group == "head" and head_type not in (None, row.get("type", "depth")):
+            row = {}  # the row's head is of another kind
         for key, value in (config.get(group) or {}).items():
             value = _plain(value)
             if value is not None and value != {}:
@@ -236,7 +240,8 @@ def _build(
 
 
 def _fields(kind: type[nn.Module]) -> set[str]:
-    return set(kind.__dataclass_fields__) - {"parent", "name", "dtype"}  # pyright: ignore
+    names = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    return names - {"parent", "name", "dtype"}
 
 
 def _plain(value: Any) -> Any:

@@ -121,7 +121,7 @@ class Progress:
             f"step {step}/{self._total} ({100 * step / self._total:.0f}%)"
             f" loss {values['loss']:.4f} lr {values['learning_rate']:.2e}"
             f" gnorm {values['grad_norm']:.2f} | {rate:.1f} img/s | data wait {100 * wait:.0f}%"
-            f" | eta {_duration(left)}"
+            f" | eta {_duration(left) if self._steps else 'unknown'}"
         )
         self.restart()
         return text, {"images_per_second": rate, "data_wait": wait}

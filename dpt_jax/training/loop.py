@@ -22,7 +22,7 @@ from dpt_jax.data.sources import Source, build_source
 from dpt_jax.data.transforms import build_augmentations
 from dpt_jax.evaluation import evaluate as evaluation
 from dpt_jax.evaluation.contact_sheet import contact_sheet
-from dpt_jax.models.dpt import DPT, build_model, resolve_model_config
+from dpt_jax.models.dpt import DPT, build_model
 from dpt_jax.training import checkpoint, optimizer, sharding, validation
 from dpt_jax.training import config as run_config
 from dpt_jax.training.log import Progress, RunLog, write_environment
@@ -319,13 +319,12 @@ def _announce(
     workdir: Path,
 ) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    resolved = resolve_model_config(config["model"])
     logging.info(
         "%s, %s: %.2f M parameters, patch %s, readout %s, in %s",
         config["model"]["variant"],
         task,
         count / 1e6,
-        resolved["backbone"].get("patch_size", 16),
+        model.backbone.patch_size,  # pyright: ignore[reportAttributeAccessIssue]
         model.neck.readout_type,  # pyright: ignore
         workdir,
     )

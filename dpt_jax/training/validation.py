@@ -46,6 +46,12 @@ def make_evaluate(
         source: the split's examples.
         split: its name, stored with the numbers.
     """
+    patch: int = model.backbone.patch_size  # pyright: ignore[reportAttributeAccessIssue]
+    if config["eval"]["multiple_of"] % patch:
+        raise ConfigError(
+            f"config.eval.multiple_of={config['eval']['multiple_of']} must be a multiple of the "
+            f"patch size {patch}, or pixels at the border would never be seen"
+        )
     batch = jax.NamedSharding(mesh, sharding.BATCH)
     predict = make_predict(model, config["data"]["mean"], config["data"]["std"], batch)
 

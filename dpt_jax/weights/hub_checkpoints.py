@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of the Hugging Face directories; those of TIPSv2-DPT predict all three of its tasks.
 
-Of CHMv2, whose directory is gated, sizes and preprocessing are the defaults of transformers for this
-checkpoint, and the licence is what its repository says of DINOv3's weights: the DINOv3 License.
+The directory of CHMv2 is gated: its sizes and preprocessing are the defaults of transformers, which
+name it, and its licence is what facebookresearch/dinov3 says of its weights.
 """
 
 from dpt_jax.weights.checkpoint_record import (

@@ -9,7 +9,9 @@ config leaves out or null have HF's defaults. The way back is `huggingface_expor
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dpt_jax.models.dpt import BACKBONES
 from dpt_jax.weights import chmv2, tipsv2, zoedepth_config
+from dpt_jax.weights.config_values import check_values
 from dpt_jax.weights.errors import WeightsError
 
 # Keys that mean the same in HF's configs and in our backbones.
@@ -133,7 +135,6 @@ _NECK = (
 )
 # Model types whose depth is metres whatever their config says; with a prompt in metres.
 _METRIC = ("prompt_depth_anything", "zoedepth", "tipsv2_dpt", "chmv2")
-_SIDE_LIMIT, _DEPTH_LIMIT = 65_536, 200
 
 
 def model_config(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +146,8 @@ def model_config(hf: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         WeightsError: another kind of model, or values that no network can have.
     """
-    kind = hf.get("model_type", "dpt")
+    check_values(hf)
+    kind = hf.get("model_type") or "dpt"
     if kind == "dpt":
         return _from_dpt(hf)
     if kind in ("depth_anything", "prompt_depth_anything"):
@@ -191,16 +193,16 @@ def _from_dpt(hf: Mapping[str, Any]) -> dict[str, Any]:
         head = {
             "type": "segmentation",
             "num_labels": hf.get("num_labels") or len(labels) or 2,
-            "dropout": float(hf.get("semantic_classifier_dropout", 0.1)),
+            "dropout": float(_value(hf, "semantic_classifier_dropout", 0.1)),
         }
     else:
         head = {"type": "depth", "add_projection": bool(hf.get("add_projection"))}
         if head["add_projection"] and neck.get("fusion_hidden_size", 256) != 256:
             raise WeightsError("config.json: add_projection needs fusion_hidden_size 256")
-    head["head_in_index"] = hf.get("head_in_index", -1)
+    head["head_in_index"] = _value(hf, "head_in_index", -1)
     return {
         "variant": None,
-        "backbone": _checked(backbone),
+        "backbone": _square(backbone),
         "neck": neck,
         "head": head,
         "auxiliary_head": {"use": segmentation and hf.get("use_auxiliary_head") is not False},
@@ -216,13 +218,13 @@ def _from_depth_anything(hf: Mapping[str, Any]) -> dict[str, Any]:
         "num_attention_heads": 6,
         "out_indices": [9, 10, 11, 12],
     }
-    metric = hf.get("depth_estimation_type", "relative") == "metric"
+    metric = hf.get("depth_estimation_type") == "metric"
     prompted = hf.get("model_type") == "prompt_depth_anything"
     # HF does not read max_depth and head_in_index of a model with prompts.
     limit = 1.0 if prompted else float(hf.get("max_depth") or 1)
     head = {
         "type": "depth",
-        "head_in_index": -1 if prompted else hf.get("head_in_index", -1),
+        "head_in_index": -1 if prompted else _value(hf, "head_in_index", -1),
         "head_hidden_size": hf.get("head_hidden_size") or 32,
         "upsample_to_input": True,
         # HF multiplies relative depth as well.
@@ -258,7 +260,7 @@ def _groups(
     stages = len(neck["hidden_sizes"])
     return {
         "variant": None,
-        "backbone": _checked(_from_backbone(backbone, stages, kinds)),
+        "backbone": _square(_from_backbone(backbone, stages, kinds)),
         "neck": neck,
         "head": head,
         "auxiliary_head": {"use": False},
@@ -274,7 +276,7 @@ def _from_zoedepth(hf: Mapping[str, Any]) -> dict[str, Any]:
         neck |= {"readout_type": "ignore", "reassemble_factors": (1,) * len(stages)}
     return {
         "variant": None,
-        "backbone": _checked(backbone),
+        "backbone": _square(backbone),
         "neck": neck,
         "head": zoedepth_config.head_settings(hf),
         "auxiliary_head": {"use": False},
@@ -282,7 +284,7 @@ def _from_zoedepth(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_bit(hf: Mapping[str, Any]) -> dict[str, Any]:
-    if hf.get("output_stride", 32) < 16:
+    if _value(hf, "output_stride", 32) < 16:
         raise WeightsError(
             f"config.json: backbone_config.output_stride={hf['output_stride']}: a dilated ResNet "
             "is not in dpt_jax"
@@ -307,7 +309,7 @@ def _from_backbone(
     if hf.get("model_type") == "dinov2_with_registers":
         # HF resizes the positions of these with antialiasing, and of plain DINOv2 without.
         special = {
-            "num_register_tokens": hf.get("num_register_tokens", 4),
+            "num_register_tokens": _value(hf, "num_register_tokens", 4),
             "interpolate_antialias": True,
         }
     if hf.get("model_type") not in kinds:
@@ -344,27 +346,28 @@ def _pick(hf: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: _plain(hf[key]) for key in keys if hf.get(key) is not None}
 
 
+def _value(hf: Mapping[str, Any], key: str, default: Any) -> Any:
+    return default if hf.get(key) is None else hf[key]
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(value)
     return value
 
 
-def _checked(backbone: dict[str, Any]) -> dict[str, Any]:
-    """Squares of equal sides as one number; sizes that would exhaust memory refused."""
+def _square(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Squares of equal sides as one number, and at least one patch."""
     for key in ("image_size", "patch_size"):
         value = backbone.get(key)
         if isinstance(value, tuple):
             if len(set(value)) != 1:
                 raise WeightsError(f"config.json: {key} {value} is not square")
             backbone[key] = value[0]
-    numbers = {key: v for key, v in backbone.items() if isinstance(v, int) and v is not True}
-    for key, value in numbers.items():
-        limit = _DEPTH_LIMIT if key == "num_hidden_layers" else _SIDE_LIMIT
-        if not 0 <= value <= limit:
-            raise WeightsError(f"config.json: {key}={value} is not within 0..{limit}")
-    if sum(backbone.get("depths", ())) > _DEPTH_LIMIT:
-        raise WeightsError(f"config.json: depths {backbone['depths']} exceed {_DEPTH_LIMIT}")
+    kind: Any = BACKBONES[backbone["type"]]
+    side, patch = (backbone.get(k, getattr(kind, k)) for k in ("image_size", "patch_size"))
+    if side < patch:
+        raise WeightsError(f"config.json: image_size {side} is less than patch_size {patch}")
     return backbone
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from dpt_jax.weights.torch_file import read_torch_file
 Path_ = tuple[str, ...]
 
 # What the encoder is called in the classes that hold one.
-_PREFIX = re.compile(r"^(dpt|backbone|vit|dinov2|dinov2_with_registers|beit)\.")
-_DECODER = re.compile(r"^(neck|head|auxiliary_head|relative_head|metric_head)\.")
+_PREFIX = re.compile(r"^(dpt|backbone|vit|dinov2|dinov2_with_registers|beit|vision_encoder)\.")
+_DECODER = re.compile(
+    r"^(neck|(\w+_)?head)\."
+)
+_POSITIONS = ("position_embeddings", "pos_embed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +53,24 @@ class InitialValues:
             f"{len(self.reinitialised)} initialised anew, {len(self.not_used)} there not used"
         ]
         lines += [f"  resized to this grid: {name}" for name in self.resized]
-        lines += [f"  anew: {name}: {why}" for name, why in self.reinitialised.items()]
-        groups: dict[str, int] = {}
-        for name in self.not_used:
-            group = re.sub(r"\d+", "*", ".".join(name.split(".")[:4]))
-            groups[group] = groups.get(group, 0) + 1
-        lines += [f"  not used: {group} ({count} tensors)" for group, count in groups.items()]
+        absent = [name for name, why in self.reinitialised.items() if why == _ABSENT]
+        lines += [f"  anew, {_ABSENT}: {group}" for group in _groups(absent, "/")]
+        lines += [f"  anew: {n}: {why}" for n, why in self.reinitialised.items() if why != _ABSENT]
+        lines += [f"  not used: {group}" for group in _groups(self.not_used, ".")]
         return "\n".join(lines)
+
+
+_ABSENT = "not in the checkpoint"
+
+
+def _groups(names: Iterable[str], separator: str) -> list[str]:
+    """Names that differ in their numbers and last word only, as one line each with their count."""
+    counts: dict[str, int] = {}
+    for name in names:
+        words = re.sub(r"\d+", "*", name).split(separator)
+        group = separator.join(words[:4]) + (separator + "..." if len(words) > 4 else "")
+        counts[group] = counts.get(group, 0) + 1
+    return [f"{group} ({count})" for group, count in counts.items()]
 
 
 def initial_values(path: str | Path, model: DPT) -> InitialValues:
@@ -114,11 +129,11 @@ def match(tensors: Tensors, model: DPT, path: Any) -> InitialValues:
         key = _backbone_name(name) if name.startswith(f"{prefix}.") else name
         place = "/".join(where)
         if key not in tensors:
-            why = "not in the checkpoint"
+            why = _ABSENT
         else:
             used.add(key)
             value = huggingface.to_linen(tensors[key](), where, model)
-            if name.endswith("position_embeddings") and value.shape != leaf.shape:
+            if name.endswith(_POSITIONS) and value.shape != leaf.shape:
                 value = _resized_positions(value, leaf.shape)
                 resized.append(place)
             if value is not None and value.shape == leaf.shape:

@@ -13,8 +13,11 @@ transformers = pytest.importorskip("transformers", reason="the reference models 
 import jax  # noqa: E402
 from transformers.models.dinov3_vit import modeling_dinov3_vit  # noqa: E402
 
+from dpt_jax import build_model  # noqa: E402
 from dpt_jax.models import dinov3  # noqa: E402
 from dpt_jax.models.depth_bins import binned_depth  # noqa: E402
+from dpt_jax.weights import initialize  # noqa: E402
+from dpt_jax.weights.huggingface_config import model_config  # noqa: E402
 from tests.parity import directories, reference  # noqa: E402
 from tests.parity.families import (  # noqa: E402
     ACTIVATIONS,
@@ -124,6 +127,23 @@ def test_heights_and_files_are_those_of_transformers(case, tmp_path):
     got = reference.our_output(model, variables, image)
     assert reference.relative(got, want) <= reference.TOLERANCE
     directories.assert_saved_again(model, variables, hf, tmp_path)
+
+
+def test_training_starts_from_the_encoder(tmp_path):
+    case = cases()[0]
+    hf = network(case)
+    model, _ = directories.load(hf, tmp_path / "all")
+    encoder = transformers.DINOv3ViTModel(hf.config.backbone_config)
+    encoder.save_pretrained(tmp_path / "encoder")
+    found = initialize.initial_values(tmp_path / "encoder", model)
+    assert all(path[1] == "backbone" for path in found.values)
+    assert not any("backbone" in name for name in found.reinitialised)
+    assert not initialize.initial_values(tmp_path / "all", model).reinitialised
+
+
+def test_the_default_is_the_public_size():
+    config = transformers.CHMv2Config().to_dict()
+    assert build_model(model_config(config)) == build_model({"variant": "chmv2_large"})
 
 
 @pytest.mark.parametrize("kind", sorted(set(BINS)))

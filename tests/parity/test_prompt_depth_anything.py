@@ -9,6 +9,8 @@ transformers = pytest.importorskip("transformers", reason="the reference models 
 
 import jax  # noqa: E402
 
+from dpt_jax import build_model  # noqa: E402
+from dpt_jax.weights.huggingface_config import model_config  # noqa: E402
 from tests.parity import directories, reference  # noqa: E402
 from tests.parity.families import DINOV2, Case, deal, dinov2, pixels  # noqa: E402
 from tests.parity.successors import depth_anything_config  # noqa: E402
@@ -73,6 +75,14 @@ def test_depth_and_files_are_those_of_transformers(case, size, tmp_path):
             other = apply(variables, image, prompt_depth=prompt[:, ::-1, ::-1]).depth
             assert reference.relative(other, want) > 1e-3, "the prompt hardly matters"
     directories.assert_saved_again(model, variables, hf, tmp_path)
+
+
+def test_the_default_is_the_public_small_size():
+    config = transformers.PromptDepthAnythingConfig(depth_estimation_type="metric").to_dict()
+    taps = {"out_indices": [3, 6, 9, 12], "out_features": None}
+    config["backbone_config"] |= taps  # the default's are those of the first Depth Anything
+    variant = {"variant": "prompt_depth_anything_small", "head": {"type": "depth"}}
+    assert build_model(model_config(config)) == build_model(variant)
 
 
 def test_a_constant_prompt_comes_back_and_bad_ones_are_refused():

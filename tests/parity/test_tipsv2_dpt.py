@@ -9,9 +9,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the reference models are PyTorch ones")
 transformers = pytest.importorskip("transformers", reason="the reference models are in it")
 
+import flax.traverse_util  # noqa: E402
 import jax  # noqa: E402
 
-from dpt_jax import load_pretrained  # noqa: E402
+from dpt_jax import build_model, load_pretrained  # noqa: E402
+from dpt_jax.weights import initialize  # noqa: E402
 from dpt_jax.weights.errors import WeightsError  # noqa: E402
 from dpt_jax.weights.huggingface_config import model_config  # noqa: E402
 from tests.parity import directories, reference  # noqa: E402
@@ -152,6 +154,26 @@ def test_a_class_for_one_task_reads_the_file_of_all(tmp_path):
         got = predicted(*load_pretrained(tmp_path), image)
         assert got.keys() == {output}
         assert reference.relative(got[output], want[output]) <= reference.TOLERANCE
+
+
+def test_training_starts_from_the_encoder_or_from_all(tmp_path):
+    case = next(case for case in cases() if case.family == "depth")
+    hf = network(case)
+    model, variables = directories.load(hf, tmp_path / "depth")
+    found = initialize.initial_values(tmp_path / "depth", model)
+    assert not found.reinitialised
+    for path, value in flax.traverse_util.flatten_dict(variables["params"]).items():
+        np.testing.assert_array_equal(found.values[("params", *path)], value)
+    encoder = transformers.Tipsv2VisionModel(hf.config.backbone_config)
+    encoder.save_pretrained(tmp_path / "encoder")
+    found = initialize.initial_values(tmp_path / "encoder", model)
+    assert all(path[1] == "backbone" for path in found.values)
+    assert not any("backbone" in name for name in found.reinitialised)
+
+
+def test_the_default_is_the_public_base_size():
+    config = transformers.Tipsv2DptConfig(num_labels=150).to_dict()
+    assert build_model(model_config(config)) == build_model({"variant": "tipsv2_base"})
 
 
 def test_revisions_without_the_encoder_are_refused():

@@ -16,6 +16,10 @@ from dpt_jax.models.neck import Fused
 _DROPOUT = 0.1
 
 
+def _resize(x: Float[Array, "b h w c"], like: Float[Array, "b h2 w2 d"]) -> Array:
+    return resize.bilinear(x, (like.shape[1], like.shape[2]), align_corners=True)
+
+
 class _RelativeHead(nn.Module):
     """A `DepthHead` whose last features are wanted too; it ends there unless `predict`."""
 
@@ -140,8 +144,8 @@ class ZoeDepthHead(nn.Module):
     """Metres, as the mean of bin centres. Fields are those of HF's `ZoeDepthConfig`.
 
     With several `bin_configurations` each is a domain with its own bins, and a classifier of the
-    coarsest map decides for each image which of them predicts. That is how the authors evaluate;
-    HF adds up the logits of a batch and sends all of its images one way. The two agree on batches
+    coarsest map decides for each image which of them predicts, as the paper has it. The authors'
+    code and HF add up the logits of a batch and send all of its images one way: the same on batches
     of one image, and wherever the images of a batch agree. All domains are computed and one is
     chosen, which costs little and keeps shapes static. No gradient reaches the classifier: its
     logits are sown as "domain_logits" (collection "intermediates", `b k`) for a loss of their own.
@@ -214,11 +218,9 @@ class ZoeDepthHead(nn.Module):
             )
         ]
         attracting = [
-            embedding + resize.bilinear(coarser, embedding.shape[1:3], align_corners=True)
-            for coarser, embedding in pairwise(embeddings)
+            embedding + _resize(coarser, embedding) for coarser, embedding in pairwise(embeddings)
         ]
-        condition = resize.bilinear(embeddings[-1], features.shape[1:3], align_corners=True)
-        features = jnp.concatenate([features, condition], axis=-1)
+        features = jnp.concatenate([features, _resize(embeddings[-1], features)], axis=-1)
         depths = [
             self._depth(bottleneck, attracting, features, bins) for bins in self.bin_configurations
         ]
@@ -263,7 +265,7 @@ class ZoeDepthHead(nn.Module):
             outputs = self.num_attractors[i] * (2 if kind == "normed" else 1)
             points = _PointwiseMlp(dim, outputs, self.dtype, name=f"attractors{domain}_{i}")(x)
             centers = zoedepth_bins.attract(
-                resize.bilinear(centers, x.shape[1:3], align_corners=True),
+                _resize(centers, x),
                 zoedepth_bins.attractor_points(points.astype(jnp.float32), kind),
                 self.attractor_kind,
             )
@@ -277,8 +279,7 @@ class ZoeDepthHead(nn.Module):
             self.dtype,
             name=f"conditional_log_binomial{domain}",
         )(features)
-        centers = resize.bilinear(centers, features.shape[1:3], align_corners=True)
-        return jnp.sum(probabilities * centers, axis=-1)
+        return jnp.sum(probabilities * _resize(centers, features), axis=-1)
 
     def _check(self, num_maps: int) -> None:
         """Raises ValueError, naming the key of config.model.head."""

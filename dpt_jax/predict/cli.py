@@ -6,6 +6,7 @@ dpt-jax convert dpt_large-midas-2f21e586.pt out/
 """
 
 import argparse
+import collections
 import sys
 import time
 from collections.abc import Sequence
@@ -89,8 +90,9 @@ def _add_weights_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(parsed: argparse.Namespace) -> int:
-    images = _images(parsed.input)
+    images = _images(parsed.input, parsed.output)
     names = _names(images, parsed.input)
+    _check_output(parsed.output, names)
     predictor = Predictor.from_pretrained(
         parsed.checkpoint, dtype=parsed.dtype, which=parsed.which, record=parsed.record
     )
@@ -106,7 +108,7 @@ def _predict(parsed: argparse.Namespace) -> int:
             written, *_ = prediction.save(target.parent, target.name)
         except (OSError, ValueError) as error:
             failed += 1
-            print(f"[{i}/{len(images)}] failed: {error}", file=sys.stderr)
+            print(f"[{i}/{len(images)}] {image} failed: {error}", file=sys.stderr)
             continue
         print(f"[{i}/{len(images)}] {image} -> {written} ({time.perf_counter() - start:.1f} s)")
     if failed:
@@ -114,29 +116,47 @@ def _predict(parsed: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _images(path: Path) -> list[Path]:
-    """The image itself, or those of a folder and the folders in it, by Pillow's suffixes."""
-    path = path.expanduser()
+def _images(path: Path, output: Path) -> list[Path]:
+    """The image itself, or those of a folder and the folders in it, by Pillow's suffixes.
+
+    Not those in `output`: they are predictions of an earlier run.
+    """
+    path, output = path.expanduser(), output.expanduser().resolve()
+    if path.resolve() == output:
+        raise ValueError(f"OUT is IN, {path}; choose another folder for the predictions")
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"there is no {path}")
-    suffixes = Image.registered_extensions()
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    formats = Image.registered_extensions()  # of which Pillow only writes some
+    suffixes = {suffix for suffix, name in formats.items() if name in Image.OPEN}
+    found = sorted(
+        p
+        for p in path.rglob("*")
+        if p.suffix.lower() in suffixes and p.is_file() and not p.resolve().is_relative_to(output)
+    )
     if not found:
         raise FileNotFoundError(f"{path} holds no file with a suffix of an image")
     return found
 
 
 def _names(images: Sequence[Path], source: Path) -> list[Path]:
-    """Where each image's files go below OUT, without a suffix: no two the same."""
+    """Where each image's files go below OUT: without its suffix unless another would go there."""
     source = source.expanduser()
     below = [p.relative_to(source) if source.is_dir() else Path(p.name) for p in images]
-    stems = [p.with_suffix("") for p in below]
-    return [
-        stem if stems.count(stem) == 1 else stem.with_name(f"{stem.name}_{p.suffix[1:]}")
-        for p, stem in zip(below, stems, strict=True)
-    ]
+    wanted = collections.Counter(below) + collections.Counter(p.with_suffix("") for p in below)
+    return [p.with_suffix("") if wanted[p.with_suffix("")] == 1 else p for p in below]
+
+
+def _check_output(output: Path, names: Sequence[Path]) -> None:
+    """Refuses to overwrite what is no prediction: pictures without a sidecar."""
+    output = output.expanduser()
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file; OUT is the folder to write into")
+    for name in names:
+        for path in (output / f"{name}.png", output / f"{name}_preview.jpg"):
+            if path.exists() and not (output / f"{name}.json").exists():
+                raise FileExistsError(f"{path} would be overwritten; choose another OUT")
 
 
 def _convert(parsed: argparse.Namespace) -> int:

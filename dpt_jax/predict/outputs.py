@@ -14,9 +14,6 @@ from dpt_jax.data.sources.ade20k import PALETTE as ADE20K_PALETTE
 from dpt_jax.evaluation import colors
 from dpt_jax.weights.checkpoints import UNITS, DepthKind
 
-# What fits into 16 bits in millimetres; farther depth is stored in 1/256 m, as in KITTI.
-_MOST_MILLIMETRES = 65.535
-
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -41,10 +38,12 @@ class Prediction:
             palette = _palette(self.labels, self.classes)
             return Image.fromarray(colors.label_colors(self.labels, palette))
         assert self.depth is not None
+        # In float64, where no difference of two depths overflows.
+        depth = self.depth.astype(np.float64)
         if self.kind == "metric":
-            near, far = (float(x) for x in np.percentile(self.depth, (1, 99)))
-            return Image.fromarray(colors.depth_colors(self.depth, near, far))
-        return Image.fromarray(colors.inverse_depth_colors(self.depth))
+            near, far = (float(x) for x in np.percentile(depth, (1, 99)))
+            return Image.fromarray(colors.depth_colors(depth, near, far))
+        return Image.fromarray(colors.inverse_depth_colors(depth))
 
     def save(self, directory: str | Path, name: str) -> tuple[Path, ...]:
         """Writes `name.png`, `name.json` and `name_preview.jpg` into `directory`.
@@ -85,9 +84,10 @@ class Prediction:
         assert self.depth is not None and self.kind is not None
         low, high = float(self.depth.min()), float(self.depth.max())
         if self.kind == "metric":
-            scale, offset = (0.001 if high <= _MOST_MILLIMETRES else 1 / 256), 0.0
+            # Millimetres where 16 bits hold them, else KITTI's unit.
+            scale, offset = (0.001 if round(high * 1000) <= 65535 else 1 / 256), 0.0
         else:
-            scale, offset = max(high - low, np.finfo(np.float32).tiny) / 65535, low
+            scale, offset = (high - low) / 65535 or 1.0, low
         stored = np.rint((self.depth.astype(np.float64) - offset) / scale)
         if self.kind == "metric":
             stored = np.where(stored > 65535, 0, stored)

@@ -37,8 +37,11 @@ class Predictor:
         processor = processor or pretrained.processor
         if processor is None:
             raise WeightsError(
-                "the checkpoint has no preprocessor_config.json; pass the processor to use"
+                "the checkpoint has no preprocessor_config.json, which says how images are "
+                "prepared: put it beside config.json, or pass `processor` to Predictor"
             )
+        if pretrained.model.task == "normals":
+            raise WeightsError("a Predictor gives depth or classes; this network predicts normals")
         self.pretrained = pretrained
         self.processor = processor
         # "unused" is what no output depends on.
@@ -73,24 +76,35 @@ class Predictor:
         found = open_pretrained(path, dtype=dtype, which=which, record=record)
         return cls(found, processor)
 
-    def __call__(self, image: Any) -> Prediction:
+    def __call__(self, image: Any, prompt_depth: Any = None) -> Prediction:
         """Predicts one picture.
 
         Args:
             image: a path, a PIL image, or an array; see `images.read_image`.
+            prompt_depth: what Prompt Depth Anything completes, and no other network takes: a
+                measured depth map `h w` of any size, see `ImageProcessor.prompt`.
 
         Returns:
-            Depth or classes at the picture's own size.
+            Depth or classes at the picture's own size; of TIPSv2-DPT, which predicts both, depth.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a picture, or one that the network cannot take; or the network's output
-                is not finite.
+            ValueError: not a picture, or one that the network cannot take; the network's output
+                is not finite; or `prompt_depth` is missing (without it Prompt Depth Anything's
+                depth is not in metres), or given to another network.
         """
-        pixels, geometry = self.processor(image)
-        output: Any = self._apply(self._variables, jnp.asarray(pixels)[None])
         found = self.pretrained
-        if found.model.task == "depth":
+        prompted = found.model.neck.prompt_depth  # pyright: ignore[reportAttributeAccessIssue]
+        if prompted != (prompt_depth is not None):
+            raise ValueError(
+                "this network needs prompt_depth, a measured depth map, beside the image"
+                if prompted
+                else "prompt_depth: this network takes none; only Prompt Depth Anything does"
+            )
+        pixels, geometry = self.processor(image)
+        prompt = self.processor.prompt(prompt_depth)[None] if prompted else None
+        output: Any = self._apply(self._variables, pixels[None], prompt_depth=prompt)
+        if output.depth is not None:
             depth = _finite(np.asarray(output.depth[0]), image)
             depth = self.processor.depth_to_source(depth, geometry)
             return Prediction(depth=depth, kind=found.depth)

@@ -17,6 +17,7 @@ from dpt_jax.training import config as run_config
 from dpt_jax.training import workdir
 from dpt_jax.weights import hub, huggingface
 from dpt_jax.weights.checkpoints import DepthKind
+from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.families import backbone_type, family
 from dpt_jax.weights.huggingface_export import hf_config
 from dpt_jax.weights.safetensors_file import write_safetensors
@@ -49,9 +50,13 @@ def open_pretrained(
     path: str | Path, *, dtype: Any = jnp.float32, which: str = "best", record: str | None = None
 ) -> Pretrained:
     """Everything about weights of any kind; arguments and errors are those of `load_pretrained`."""
+    if which not in ("best", "latest"):
+        raise ValueError(f"which: expected 'best' or 'latest', got {which!r}")
     path = hub.local_path(path)
     dtype_name = jnp.dtype(dtype).name
     if workdir.is_workdir(path):
+        if record is not None:
+            raise WeightsError(f"{path} is a workdir; record={record!r} is not for it")
         config = run_config.load(path / "config.json")
         model = build_model(dict(config["model"]) | {"dtype": dtype_name})
         return Pretrained(
@@ -59,7 +64,7 @@ def open_pretrained(
             model,
             workdir.load_variables(path, model, which)[0],
             _processor_of_run(path, config),
-            config.get("depth", "metric") if model.task == "depth" else None,
+            config.get("depth", "metric") if model.task in ("depth", "dense") else None,
             tuple(config.get("labels", ())),
         )
     source = open_weights(path, record)
@@ -136,16 +141,18 @@ def save_pretrained(
         WeightsError: `transformers` has no such model; or the variables do not fit the model.
     """
     config = hf_config(model, approximate=approximate)
+    state_dict = huggingface.to_state_dict(variables, model)
     if labels:
-        if len(labels) != model.head.num_labels:  # pyright: ignore[reportAttributeAccessIssue]
-            raise ValueError(f"{len(labels)} labels for {len(config['id2label'])} classes")
+        count = getattr(model.head, "num_labels", 0)
+        if len(labels) != count:
+            raise ValueError(f"labels: {len(labels)} names for a model of {count} classes")
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}
         config["label2id"] = {name: i for i, name in enumerate(labels)}
     if depth is not None:
         config["dpt_jax"] = {"depth": depth}
     if processor is None:
         processor = default_processor(model)
-        logging.info("preprocessing is assumed to be the usual one: %s", processor)
+        logging.warning("preprocessing is assumed to be the usual one: %s", processor)
     target = Path(path).expanduser()
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file; a directory is written")
@@ -153,17 +160,19 @@ def save_pretrained(
     partial = target / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    state_dict = huggingface.to_state_dict(variables, model)
-    write_safetensors(partial / "model.safetensors", state_dict, {"format": "pt"})
-    for name, contents in (
-        ("preprocessor_config.json", processor.to_dict()),
-        ("config.json", config),
-    ):
-        (partial / name).write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n")
-    # The config last: without it a directory holds no model.
-    for name in ("model.safetensors", "preprocessor_config.json", "config.json"):
-        (partial / name).replace(target / name)
-    partial.rmdir()
+    try:
+        write_safetensors(partial / "model.safetensors", state_dict, {"format": "pt"})
+        for name, contents in (
+            ("preprocessor_config.json", processor.to_dict()),
+            ("config.json", config),
+        ):
+            (partial / name).write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n")
+        # Without a config a directory holds no model: an old one goes first, the new comes last.
+        (target / "config.json").unlink(missing_ok=True)
+        for name in ("model.safetensors", "preprocessor_config.json", "config.json"):
+            (partial / name).replace(target / name)
+    finally:
+        shutil.rmtree(partial)
 
 
 def default_processor(model: DPT) -> ImageProcessor:

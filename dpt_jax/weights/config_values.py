@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dpt_jax.weights.errors import WeightsError
 
-_MOST_CHANNELS, _MOST_LAYERS, _LONGEST = 65_536, 200, 64
+_MOST_CHANNELS, _MOST_LAYERS, _LONGEST = 65_536, 64, 64
 
 
 class _Rule(NamedTuple):
@@ -40,7 +40,9 @@ def _choice(*names: str) -> _Rule:
 def _several(rule: _Rule) -> _Rule:
     return _Rule(
         f"a list of 1 to {_LONGEST}, each {rule.expected}",
-        lambda v: isinstance(v, list | tuple) and 0 < len(v) <= _LONGEST and all(map(rule.holds, v)),
+        lambda v: (
+            isinstance(v, list | tuple) and 0 < len(v) <= _LONGEST and all(map(rule.holds, v))
+        ),
     )
 
 
@@ -59,7 +61,7 @@ def _are_names(labels: Any) -> bool:
 
 _CHANNELS, _LAYERS = _whole(1, _MOST_CHANNELS), _whole(1, _MOST_LAYERS)
 _SIDE, _SHARE = _whole(1, 16_384), _real(0, 1)
-_FACTOR, _AMOUNT = _real(1 / 64, 64), _real(0, 1e9)
+_FACTOR, _AMOUNT = _real(1 / 64, 16), _real(0, 1e9)
 _FLAG = _Rule("true or false", lambda v: type(v) is bool)
 _WORD = _Rule("a string", lambda v: isinstance(v, str))
 _OBJECT = _Rule("an object", lambda v: isinstance(v, Mapping))
@@ -78,6 +80,8 @@ _RULES: dict[str, _Rule] = {
     "depth_estimation_type": _choice("relative", "metric"),
     "depths": _BLOCKS,
     "dpt_jax": _OBJECT,
+    # A head halves it.
+    "fusion_hidden_size": _whole(2, _MOST_CHANNELS),
     "head_in_index": _whole(-_LONGEST, _LONGEST),
     "id2label": _Rule("an object from 0, 1, ... to the names of the classes", _are_names),
     "num_channels": _whole(1, 64),
@@ -88,7 +92,13 @@ _RULES: dict[str, _Rule] = {
     "pretrained_window_sizes": _several(_whole(0, 512)),
     "window_size": _whole(1, 512),
     **dict.fromkeys(
-        ("hidden_sizes", "neck_hidden_sizes", "num_attractors", "num_heads", "post_process_channels"),
+        (
+            "hidden_sizes",
+            "neck_hidden_sizes",
+            "num_attractors",
+            "num_heads",
+            "post_process_channels",
+        ),
         _several(_CHANNELS),
     ),
     **dict.fromkeys(("num_hidden_layers", "num_patch_transformer_layers"), _LAYERS),
@@ -104,7 +114,6 @@ _RULES: dict[str, _Rule] = {
             "bottleneck_features",
             "embed_dim",
             "embedding_size",
-            "fusion_hidden_size",
             "head_hidden_size",
             "hidden_size",
             "intermediate_size",

@@ -196,6 +196,7 @@ def to_state_dict(variables: Mapping[str, Any], model: DPT) -> dict[str, np.ndar
         if axes is not None:
             value = value.transpose(np.argsort(axes))
         state_dict[hf_name(path[1:], model)] = np.asarray(value, order="C")
+    problems += [f"{'/'.join(path)} is not of the model" for path in flat if path not in leaves]
     if problems:
         raise WeightsError("the variables do not fit the model:\n  " + "\n  ".join(problems))
     carried = variables.get("unused", {})

@@ -50,13 +50,16 @@ def hf_config(model: DPT, *, approximate: bool = False) -> dict[str, Any]:
         "architectures": [kind.architecture],
         "dtype": "float32",
     }
+    # A kernel of size 2.0 is an error in PyTorch.
+    factors = [int(f) if f == int(f) else f for f in neck.reassemble_factors]
     if type(backbone) not in (ViT, HybridViT):
         config["backbone_config"] = _backbone_config(model)
     if kind.model_type in _DECODERS:
         config |= _DECODERS[kind.model_type].decoder_config(model)
+        config["reassemble_factors"] = factors
         return config | (_labels(head.num_labels) if hasattr(head, "num_labels") else {})
     config |= {
-        "reassemble_factors": list(neck.reassemble_factors),
+        "reassemble_factors": factors,
         "neck_hidden_sizes": list(neck.hidden_sizes),
         "fusion_hidden_size": neck.fusion_hidden_size,
         "head_in_index": head.head_in_index,
@@ -134,6 +137,8 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
             "model.backbone.interpolate_offset: transformers resizes position embeddings without "
             "an offset; no difference at the native size"
         )
+    if isinstance(getattr(backbone, "image_size", 0), tuple):
+        lacking.append(f"model.backbone.image_size={backbone.image_size}: squares only")
     if neck.prompt_depth and not depth_anything:
         lacking.append("model.neck.prompt_depth without model.head.upsample_to_input")
     if kind.model_type in _DECODERS:
@@ -149,6 +154,12 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
             )
         if neck.use_batch_norm_in_fusion_residual or neck.use_bias_in_fusion_residual is False:
             lacking.append("Depth Anything has biases and no BatchNorm in its fusion layers")
+    if isinstance(backbone, ViT) and neck.readout_type == "project":
+        if neck.hidden_act != backbone.hidden_act:
+            lacking.append(
+                f"model.neck.hidden_act={neck.hidden_act!r}: its DPT has one hidden_act, for the "
+                f"backbone too, which has {backbone.hidden_act!r}"
+            )
     if isinstance(backbone, HybridViT):
         if ResNetV2(**backbone.bit).standardization != "variance":
             differing.append(
@@ -162,6 +173,11 @@ def _not_in_transformers(model: DPT) -> tuple[list[str], list[str]]:
     if model.task == "segmentation":
         if not isinstance(backbone, ViT):
             lacking.append("segmentation only with the backbones vit and hybrid")
+        auxiliary: Any = model.auxiliary_head
+        if auxiliary and (auxiliary.num_labels, auxiliary.head_in_index) != (head.num_labels, -1):
+            lacking.append(
+                "model.auxiliary_head has the num_labels of model.head, and head_in_index -1"
+            )
         return lacking, differing
     if kind.model_type == "zoedepth":
         lacking += zoedepth_config.lacking_in_transformers(head, neck, backbone_type(model))

@@ -24,9 +24,7 @@ Path_ = tuple[str, ...]
 
 # What the encoder is called in the classes that hold one.
 _PREFIX = re.compile(r"^(dpt|backbone|vit|dinov2|dinov2_with_registers|beit|vision_encoder)\.")
-_DECODER = re.compile(
-    r"^(neck|(\w+_)?head)\."
-)
+_DECODER = re.compile(r"^(neck|(\w+_)?head)\.")
 _POSITIONS = ("position_embeddings", "pos_embed")
 
 
@@ -77,7 +75,8 @@ def initial_values(path: str | Path, model: DPT) -> InitialValues:
     """Values for the parameters of `model` from weights of another model with the same encoder.
 
     Decoder and heads are taken where name and shape agree and left to their initialisation where
-    not. Position embeddings of another native size are resized bilinearly, as AugReg and DeiT do.
+    not. Position embeddings of another native size are resized bilinearly, corners not aligned, as
+    ViT-DPT resizes them to the grid of an image.
 
     Args:
         path: a Hugging Face directory of a DPT, ViT, DINOv2 or BEiT, a `.pt` or `.pth` file of
@@ -151,7 +150,7 @@ def match(tensors: Tensors, model: DPT, path: Any) -> InitialValues:
             + "\n  ".join(wrong[:20])
             + ("\n  ..." if len(wrong) > 20 else "")
         )
-    dead = huggingface.dead_parameters(model)
+    dead = {_backbone_name(name) for name in huggingface.dead_parameters(model)}
     not_used = tuple(k for k in tensors if k not in used and k not in dead)
     return InitialValues(values, anew, tuple(resized), not_used)
 

@@ -57,9 +57,17 @@ def open_weights(path: str | Path, record: str | None = None) -> WeightsSource:
     """
     path = Path(path).expanduser()
     if path.suffix in (".pt", ".pth"):
-        return _open_original(path, checkpoints.find(path, record))
+        try:
+            found = checkpoints.find(path, record)
+        except WeightsError:
+            if not path.exists():
+                raise FileNotFoundError(f"there is no {path}") from None
+            raise
+        return _open_original(path, found)
     directory = path.parent if path.suffix == ".safetensors" else path
-    if not path.exists() or not (directory / "config.json").is_file():
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"{path} holds no weights: expected a folder with config.json and *.safetensors, or a "
             ".pt or .pth file of an original repository"
@@ -67,16 +75,22 @@ def open_weights(path: str | Path, record: str | None = None) -> WeightsSource:
     if record is not None:
         raise WeightsError(f"{path} has its own config.json; record={record!r} is not for it")
     hf = read_config(directory / "config.json")
-    labels = hf.get("id2label") or {}
-    model = huggingface_config.model_config(hf)
+    try:
+        model = huggingface_config.model_config(hf)
+    except WeightsError as error:  # which begins with "config.json: "
+        raise WeightsError(f"{directory}/{error}") from error
     task = HEADS[model["head"]["type"]].task  # pyright: ignore[reportAttributeAccessIssue]
+    labels = (hf.get("id2label") or {}) if task in ("segmentation", "dense") else {}
+    if labels and len(labels) != model["head"]["num_labels"]:
+        raise WeightsError(
+            f"{directory}/config.json: id2label has {len(labels)} names for num_labels="
+            f"{model['head']['num_labels']} classes"
+        )
     return WeightsSource(
         model=model,
         tensors=lazy(read_safetensors(path)),
         depth=huggingface_config.depth_kind(hf) if task in ("depth", "dense") else None,
-        labels=tuple(labels[key] for key in sorted(labels, key=int))
-        if task in ("segmentation", "dense")
-        else (),
+        labels=tuple(labels[key] for key in sorted(labels, key=int)),
         preprocessing=None,
         directory=directory,
     )

@@ -297,6 +297,33 @@ def dinov2(row: SimpleNamespace, rng: np.random.Generator) -> tuple[dict[str, An
     }, scale
 
 
+def register_cases(count: int = 6) -> list[Case]:
+    """Depth with a DINOv2 that has register tokens.
+
+    The reassemble stage of transformers does not know them and fails; `reference` drops them first.
+    """
+    columns = DECODER | DINOV2 | {"registers": [1, 4, 3], "mask_token": [True]}
+    rng, rows = deal(count, 20230928, **columns)
+    cases = []
+    for i, row in enumerate(rows):
+        backbone, scale = dinov2(row, rng)
+        del backbone["use_mask_token"]
+        registers = {"model_type": "dinov2_with_registers", "num_register_tokens": row.registers}
+        config = decoder(row, rng, row.taps) | {"backbone_config": backbone | registers}
+        size = pixels((2, 3) if row.projection else row.grid[1], row.patch, row.ragged)
+        cases.append(
+            Case(
+                "DINOv2, registers",
+                f"registers{i}",
+                config,
+                size,
+                600 + i,
+                embedding_scale=scale,
+            )
+        )
+    return cases
+
+
 def beit_cases(count: int = 25) -> list[Case]:
     """Depth with a BEiT backbone; any rectangle, native sizes are squares."""
     positions = ["relative", "shared", "absolute", "absolute relative", "relative shared", "none"]

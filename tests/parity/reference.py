@@ -59,9 +59,25 @@ def reference(case):
     config.architectures = [case.architecture]
     hf = architecture(config).eval()
     randomise(hf, case.seed, case.embedding_scale)
+    if case.family == "DINOv2, registers":
+        drop_registers(hf.backbone)
     if case.architecture in FINAL_CONVOLUTIONS:
         balance(hf.get_submodule(FINAL_CONVOLUTIONS[case.architecture]), hf, images(case))
     return hf
+
+
+def drop_registers(backbone) -> None:
+    """Leaves the class and patch tokens in the feature maps, which is what the neck expects."""
+    registers = backbone.config.num_register_tokens
+
+    def drop(module, inputs, output):
+        output.feature_maps = tuple(
+            torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], 1)
+            for tokens in output.feature_maps
+        )
+        return output
+
+    backbone.register_forward_hook(drop)
 
 
 def balance(final, hf, pixels: np.ndarray) -> None:

@@ -127,6 +127,7 @@ def test_heights_and_files_are_those_of_transformers(case, tmp_path):
     got = reference.our_output(model, variables, image)
     assert reference.relative(got, want) <= reference.TOLERANCE
     directories.assert_saved_again(model, variables, hf, tmp_path)
+    directories.assert_same_settings(case.config, tmp_path)
 
 
 def test_training_starts_from_the_encoder(tmp_path):

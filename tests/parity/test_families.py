@@ -13,6 +13,7 @@ from tests.parity import families, reference, successors, training
 CASES = [
     *families.hybrid_cases(),
     *families.dinov2_cases(),
+    *families.register_cases(),
     *families.beit_cases(),
     *families.swinv2_cases(),
     *successors.depth_anything_cases(),

@@ -41,12 +41,18 @@ def cases() -> list[tuple[Case, tuple[int, int] | None]]:
     return found
 
 
-def network(case: Case):
+def network(case: Case, prompt: np.ndarray | None = None):
     config = transformers.PromptDepthAnythingConfig(**case.config)
     hf = transformers.PromptDepthAnythingForDepthEstimation(config).eval()
     reference.randomise(hf, case.seed, case.embedding_scale)
-    reference.balance(hf.head.conv3, hf, reference.images(case))
+    reference.balance(hf.head.conv3, prompted(hf, prompt), reference.images(case))
     return hf
+
+
+def prompted(hf, prompt: np.ndarray | None):
+    """`hf` as a function of the image."""
+    given = None if prompt is None else reference.nchw(prompt)
+    return lambda image: hf(image, prompt_depth=given)
 
 
 def metres(size: tuple[int, int] | None, seed: int) -> np.ndarray | None:
@@ -60,12 +66,10 @@ def metres(size: tuple[int, int] | None, seed: int) -> np.ndarray | None:
 @pytest.mark.parametrize("case,size", cases(), ids=lambda value: getattr(value, "name", None))
 def test_depth_and_files_are_those_of_transformers(case, size, tmp_path):
     torch.set_num_threads(1)
-    hf = network(case)
-    model, variables = directories.load(hf, tmp_path)
     image, prompt = reference.images(case), metres(size, case.seed)
-    with torch.no_grad():
-        given = None if prompt is None else reference.nchw(prompt)
-        want = hf(reference.nchw(image), prompt_depth=given).predicted_depth.numpy()
+    hf = network(case, prompt)
+    model, variables = directories.load(hf, tmp_path)
+    want = reference.reference_output(prompted(hf, prompt), image)
     reference.assert_telling(want, segmentation=False)
     with jax.default_matmul_precision("highest"):
         apply = reference.fast_jit(model.apply)

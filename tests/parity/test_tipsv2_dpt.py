@@ -139,6 +139,7 @@ def test_outputs_and_files_are_those_of_transformers(case, tmp_path):
     image = reference.images(case)
     assert_agrees(predicted(model, variables, image), expected(hf, image))
     directories.assert_saved_again(model, variables, hf, tmp_path)
+    directories.assert_same_settings(case.config, tmp_path)
 
 
 def test_a_class_for_one_task_reads_the_file_of_all(tmp_path):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ViT encoders in the `.npz` files of Google's vision_transformer and big_vision, as in AugReg."""
+"""ViT encoders in the `.npz` files of Google's vision_transformer, such as AugReg's.
+
+Files that big_vision itself wrote have other names, and are refused.
+"""
 
 import re
 import zipfile
@@ -37,10 +40,10 @@ def read_augreg(path: str | Path) -> dict[str, Callable[[], np.ndarray]]:
             network than a plain ViT; all of them are named.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        names = archive.files
-    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        archive = zipfile.ZipFile(path)
+    except (ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} is not a .npz of arrays: {error}") from error
+    names = [member.removesuffix(".npy") for member in archive.namelist()]
     renamed: dict[str, Callable[[], np.ndarray]] = {}
     unknown = []
     for name in names:
@@ -51,7 +54,7 @@ def read_augreg(path: str | Path) -> dict[str, Callable[[], np.ndarray]]:
         match, target = matches[0]
         if target is not None:
             target = re.sub(r"\.(kernel|scale)$", ".weight", match.expand(target))
-            renamed[target] = lambda name=name: _torch_layout(name, _array(archive, name, path))
+            renamed[target] = lambda name=name: _array(archive, name, path)
     if unknown:
         raise WeightsError(
             f"{path} is not a plain ViT of vision_transformer; it has the keys:\n  "
@@ -60,10 +63,14 @@ def read_augreg(path: str | Path) -> dict[str, Callable[[], np.ndarray]]:
     return renamed
 
 
-def _array(archive: np.lib.npyio.NpzFile, name: str, path: str | Path) -> np.ndarray:
+def _array(archive: zipfile.ZipFile, name: str, path: str | Path) -> np.ndarray:
     try:
-        return np.asarray(archive[name])
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        with archive.open(f"{name}.npy") as member:
+            value = np.lib.format.read_array(member, allow_pickle=False)
+        if value.dtype.kind != "f":
+            raise ValueError(f"an array of {value.dtype}, not of floats")
+        return _torch_layout(name, value)
+    except Exception as error:  # zipfile, zlib and NumPy have a dozen kinds for damaged files
         raise WeightsError(f"{path}: {name} cannot be read: {error}") from error
 
 

@@ -99,6 +99,14 @@ MODELS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Compiling is nearly all of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def built(config):
     return build_model({"head": {"type": "depth"}} | config)
 
@@ -123,10 +131,8 @@ def initial(name):
 
 
 def output_of(model, variables, pixels):
-    # Compiling is nearly all of the time.
-    fast = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
     with jax.default_matmul_precision("highest"):
-        output = jax.jit(model.apply, compiler_options=fast)(variables, pixels)
+        output = jax.jit(model.apply)(variables, pixels)
     return np.asarray(output.depth if output.logits is None else output.logits)
 
 

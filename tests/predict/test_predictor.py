@@ -5,6 +5,7 @@ give.
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,6 +97,14 @@ NETWORKS = {
         (56, 70),
     ),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Compiling is nearly all of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -5,6 +5,7 @@ Depth, surface normals and segmentation are models of their own, or one model wi
 for each of the three (`TaskNecks` with `DenseHead`), as the public checkpoints are stored.
 """
 
+import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
@@ -103,7 +104,7 @@ class TaskNecks(Neck):
         train: bool = False,
     ) -> dict[str, Fused]:
         """Fused maps of each task."""
-        names = set(Neck.__dataclass_fields__) - {"parent", "name"}  # pyright: ignore
+        names = {field.name for field in dataclasses.fields(Neck)} - {"parent", "name"}
         fields = {name: getattr(self, name) for name in names}
         return {task: Neck(**fields, name=task)(features, prompt, train=train) for task in TASKS}
 

@@ -138,6 +138,7 @@ def hub_checkpoints() -> list[Checkpoint]:
                     f"{HUB}{name}",
                 )
             )
+    # As trained: the published config.json of kitti has NYU's 10 m, see `zoedepth_config`.
     for data in ("nyu", "kitti", "nyu-kitti"):
         name = f"Intel/zoedepth-{data}"
         model = {"variant": f"zoedepth_{data.replace('-', '_')}"}

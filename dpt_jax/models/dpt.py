@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+import flax.core
 import flax.linen as nn
 import flax.struct
 import jax
@@ -236,12 +237,20 @@ def _build(
     for key in settings.get("bit", ()):
         if key not in _fields(ResNetV2):
             raise _unknown(f"key of config.model.{group}.bit", key, _fields(ResNetV2))
+    settings = {key: _hashable(value) for key, value in settings.items()}
     return types[kind](**settings, dtype=dtype)  # pyright: ignore[reportCallIssue]
 
 
 def _fields(kind: type[nn.Module]) -> set[str]:
     names = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     return names - {"parent", "name", "dtype"}
+
+
+def _hashable(value: Any) -> Any:
+    """Mappings frozen, so that a model can be a key, as other linen modules can."""
+    if isinstance(value, Mapping):
+        return flax.core.freeze({k: _hashable(v) for k, v in value.items()})
+    return tuple(_hashable(v) for v in value) if isinstance(value, tuple) else value
 
 
 def _plain(value: Any) -> Any:

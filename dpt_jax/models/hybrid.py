@@ -5,10 +5,10 @@ The maps of the first two ResNet stages are taps too, and need no reassembling. 
 rectangle (HF's accepts only squares of exactly `image_size`).
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.core
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -65,7 +65,7 @@ class HybridViT(ViT):
         out_indices: 0-based ViT blocks (HF's `backbone_out_indices` without its first two).
     """
 
-    bit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    bit: Mapping[str, Any] = flax.core.freeze({})
     out_indices: tuple[int, ...] = (8, 11)
 
     def _make_embeddings(self) -> nn.Module:

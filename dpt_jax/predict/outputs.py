@@ -38,12 +38,10 @@ class Prediction:
             palette = _palette(self.labels, self.classes)
             return Image.fromarray(colors.label_colors(self.labels, palette))
         assert self.depth is not None
-        # In float64, where no difference of two depths overflows.
-        depth = self.depth.astype(np.float64)
         if self.kind == "metric":
-            near, far = (float(x) for x in np.percentile(depth, (1, 99)))
-            return Image.fromarray(colors.depth_colors(depth, near, far))
-        return Image.fromarray(colors.inverse_depth_colors(depth))
+            near, far = (float(x) for x in np.percentile(self.depth, (1, 99)))
+            return Image.fromarray(colors.depth_colors(self.depth, near, far))
+        return Image.fromarray(colors.inverse_depth_colors(self.depth))
 
     def save(self, directory: str | Path, name: str) -> tuple[Path, ...]:
         """Writes `name.png`, `name.json` and `name_preview.jpg` into `directory`.

@@ -48,7 +48,7 @@ def inverse_depth_colors(inverse: np.ndarray) -> np.ndarray:
     The scale is linear between the 1st and the 99th percentile.
     """
     low, high = (float(x) for x in np.percentile(inverse, (1, 99)))
-    position = (high - inverse) / max(high - low, np.finfo(np.float32).tiny)
+    position = (high - inverse) / max(high - low, float(np.finfo(np.float32).tiny))
     return _blend(position, _DEPTH, np.isfinite(inverse))
 
 

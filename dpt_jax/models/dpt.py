@@ -146,8 +146,9 @@ def _normalized_prompt(prompt: Array | None, batch: int) -> tuple[Array | None, 
 
 def abstract_variables(model: DPT) -> dict[str, Any]:
     """Shapes and types of the variables of `model`, without computing any of them."""
-    pixels = jnp.zeros((1, 64, 64, model.backbone.num_channels))  # pyright: ignore
-    return dict(jax.eval_shape(lambda: model.init(jax.random.key(0), pixels, train=False)))
+    channels: int = model.backbone.num_channels  # pyright: ignore[reportAttributeAccessIssue]
+    pixels = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
+    return dict(jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), pixels))
 
 
 def resolve_model_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

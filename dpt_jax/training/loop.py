@@ -80,6 +80,9 @@ def train(
     sharding.check_batch_size(mesh, batch_size, "config.train.batch_size")
     sharding.check_batch_size(mesh, config["eval"]["batch_size"], "config.eval.batch_size")
 
+    if task == "segmentation":
+        config["labels"] = tuple(train_source.classes)  # for those who use the model
+
     workdir = Path(workdir)
     stored = workdir / "config.json"
     initial = None

@@ -16,7 +16,7 @@ from dpt_jax.weights.lazy import lazy
 
 def is_workdir(path: Path) -> bool:
     """Whether `path` is the workdir of a run of `train.py`."""
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+    return (path / "checkpoints").is_dir() and not any(path.glob("*.safetensors"))
 
 
 def load_variables(workdir: Path, model: DPT, which: str) -> tuple[dict[str, Any], int]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 DepthKind = Literal["metric", "inverse_relative"]
 UNITS: dict[str, str] = {
     "metric": "metres",
-    "inverse_relative": "none: 1/metres times an unknown scale plus an unknown shift",
+    "inverse_relative": "none (1/metres times an unknown scale, plus an unknown shift)",
 }
 
 

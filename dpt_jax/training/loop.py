@@ -22,7 +22,7 @@ from dpt_jax.data.sources import Source, build_source
 from dpt_jax.data.transforms import build_augmentations
 from dpt_jax.evaluation import evaluate as evaluation
 from dpt_jax.evaluation.contact_sheet import contact_sheet
-from dpt_jax.models.dpt import DPT, build_model
+from dpt_jax.models.dpt import DPT, abstract_variables, build_model
 from dpt_jax.training import checkpoint, optimizer, sharding, validation
 from dpt_jax.training import config as run_config
 from dpt_jax.training.log import Progress, RunLog, write_environment
@@ -75,6 +75,7 @@ def train(
     model = build_model(config["model"])
     validation.check_classes(model, train_source)
     _check_augmentations(config, model)
+    _make_tx(config, config["train"]["steps"], abstract_variables(model)["params"])
     mesh = sharding.make_mesh(**config["mesh"])
     batch_size, total_steps = config["train"]["batch_size"], config["train"]["steps"]
     sharding.check_batch_size(mesh, batch_size, "config.train.batch_size")

@@ -18,6 +18,7 @@ from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.families import family
 from dpt_jax.weights.lazy import Tensors, lazy
 from dpt_jax.weights.safetensors_file import read_safetensors
+from dpt_jax.weights.source import read_config
 from dpt_jax.weights.torch_file import read_torch_file
 
 Path_ = tuple[str, ...]
@@ -66,7 +67,7 @@ def _groups(names: Iterable[str], separator: str) -> list[str]:
     counts: dict[str, int] = {}
     for name in names:
         words = re.sub(r"\d+", "*", name).split(separator)
-        group = separator.join(words[:4]) + (separator + "..." if len(words) > 4 else "")
+        group = separator.join(words[:4]) + (f"{separator}*" if len(words) > 4 else "")
         counts[group] = counts.get(group, 0) + 1
     return [f"{group} ({count})" for group, count in counts.items()]
 
@@ -88,7 +89,25 @@ def initial_values(path: str | Path, model: DPT) -> InitialValues:
         WeightsError: a parameter of the encoder is not there or has another shape: then it is
             another encoder, and training would start from noise.
     """
+    _check_settings(path, model)
     return match(read_initial(path), model, path)
+
+
+def _check_settings(path: str | Path, model: DPT) -> None:
+    """What the shapes of tensors do not show, where a `config.json` says it."""
+    config = Path(path).expanduser() / "config.json"
+    if not config.is_file():
+        return
+    stored = read_config(config)
+    if not stored.get("is_hybrid"):  # there it is the ResNet's
+        stored = stored.get("backbone_config") or stored
+    for key in ("num_attention_heads", "hidden_act"):
+        wanted = getattr(model.backbone, key, None)
+        if wanted is not None and stored.get(key) not in (None, wanted):
+            raise WeightsError(
+                f"config.init_from={path} is another encoder: its {key} is {stored[key]!r}, "
+                f"config.model.backbone.{key} is {wanted!r}"
+            )
 
 
 def read_initial(path: str | Path) -> Tensors:

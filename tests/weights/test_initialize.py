@@ -412,6 +412,13 @@ def test_another_encoder_is_one_error(model, count, message, tmp_path):
         assert f"({count} of its parameters)" in first and len(lines) == count
 
 
+@pytest.mark.parametrize(("key", "value"), [("num_attention_heads", 4), ("hidden_act", "relu")])
+def test_another_encoder_of_the_same_shapes_is_refused(key, value, tmp_path):
+    saved(tiny(), random_variables(tiny()), tmp_path)
+    with pytest.raises(WeightsError, match=key):
+        initialize.initial_values(tmp_path, tiny(**{key: value}))
+
+
 def test_fewer_blocks_than_the_checkpoint_has_are_fine(tmp_path):
     theirs, ours = tiny(), tiny(num_hidden_layers=2, out_indices=(0, 1))
     variables = random_variables(theirs)

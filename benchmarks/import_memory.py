@@ -28,7 +28,8 @@ before = peak()
 _, variables = load_pretrained(sys.argv[1])
 unit = 1 if sys.platform == "darwin" else 1024
 weights = sum(x.nbytes for x in jax.tree.leaves(variables))
-print(f"weights {weights / 2**20:.0f} MiB, peak {(peak() - before) * unit / weights:.2f} times that")
+ratio = (peak() - before) * unit / weights
+print(f"weights {weights / 2**20:.0f} MiB, peak {ratio:.2f} times that")
 """
 
 if __name__ == "__main__":

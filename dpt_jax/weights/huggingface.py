@@ -149,6 +149,8 @@ def to_variables(
         filled[path] = np.asarray(value, leaf.dtype, order="C")
     dead = _dead(model, leaves)
     ignored = (*IGNORED, *family(model).ignored)
+    if model.auxiliary_head is None:
+        ignored = (*ignored, r"auxiliary_head\.")
     unused = {}
     for name, fetch in tensors.items():
         if name in used:

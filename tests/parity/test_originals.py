@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the transcriptions are PyTorch code")
-pytest.importorskip("transformers", reason="the helpers of the parity tests need it")
+pytest.importorskip("transformers", reason="what the parity tests share needs it")
 
 from dpt_jax import Predictor, load_pretrained  # noqa: E402
 from dpt_jax.models.dpt import build_model  # noqa: E402

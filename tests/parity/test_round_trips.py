@@ -28,9 +28,8 @@ FAMILIES = {
     "Depth Anything, relative": successors.depth_anything_cases,
     "Depth Anything, metric": successors.depth_anything_cases,
 }
-# Neither prediction reads these, and a public file has a mask token if it is DINOv2's and no norm if
-# it is BEiT's. What we save is as the public files are, whatever `use_mask_token` and
-# `use_mean_pooling` were.
+# No prediction reads these. The public files of DINOv2 have a mask token, those of BEiT have
+# neither; what we save is like them, whatever `use_mask_token` and `use_mean_pooling` were.
 NEVER_READ = r"backbone\.embeddings\.mask_token|backbone\.beit\.layernorm\.(weight|bias)"
 
 

@@ -27,8 +27,6 @@ import numpy as np
 from dpt_jax.models.dpt import DPT, abstract_variables
 from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.families import family
-from dpt_jax.weights.huggingface_config import model_config as model_config
-from dpt_jax.weights.huggingface_export import hf_config as hf_config
 from dpt_jax.weights.lazy import Tensors, lazy
 
 Path = tuple[str, ...]

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from dpt_jax.models.dpt import build_model
-from dpt_jax.weights import huggingface
+from dpt_jax.weights import huggingface, huggingface_config
 
 TOLERANCE = 1e-5
 TOKENS = r"(dpt|backbone)\.(beit\.)?embeddings\."
@@ -119,7 +119,7 @@ def hf_config(hf) -> dict:
 
 def ours(hf, **changes):
     """Our model and the weights of `hf`; `changes` replace entries of the config."""
-    model = build_model(huggingface.model_config(hf_config(hf) | changes))
+    model = build_model(huggingface_config.model_config(hf_config(hf) | changes))
     return model, huggingface.to_variables(arrays(hf), model)
 
 

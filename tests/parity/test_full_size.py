@@ -19,7 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion  # noqa: E4
 
 from dpt_jax.models.dpt import abstract_variables, build_model  # noqa: E402
 from dpt_jax.models.resnetv2 import ResNetV2  # noqa: E402
-from dpt_jax.weights import huggingface  # noqa: E402
+from dpt_jax.weights import huggingface, huggingface_config  # noqa: E402
 from tests.parity import reference  # noqa: E402
 
 LARGE = {
@@ -161,7 +161,7 @@ def test_every_parameter_of_a_public_checkpoint_has_its_place(name, config, keys
     assert sum(p.numel() for p in hf.parameters()) == parameters
     theirs = {k: tuple(v.shape) for k, v in revert_weight_conversion(hf, hf.state_dict()).items()}
 
-    model = build_model(huggingface.model_config(reference.hf_config(hf)))
+    model = build_model(huggingface_config.model_config(reference.hf_config(hf)))
     ours = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_variables(model)):
         ours[huggingface.hf_name(tuple(key.key for key in path[1:]), model)] = leaf.shape

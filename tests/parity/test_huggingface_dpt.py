@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dpt_jax.models.dpt import build_model
-from dpt_jax.weights import huggingface
+from dpt_jax.weights import huggingface, huggingface_config
 
 pytest.importorskip("torch", reason="the reference model is a PyTorch one")
 pytest.importorskip("transformers", reason="the reference model is in transformers")
@@ -200,7 +200,7 @@ def test_only_the_first_fusion_layer_has_a_dead_unit():
 
 def test_auxiliary_weights_may_be_left_out_only_by_a_model_without_that_head():
     hf = reference(train_case("auxiliary", 33, True))
-    config = huggingface.model_config(hf.config.to_dict())
+    config = huggingface_config.model_config(hf.config.to_dict())
     config["auxiliary_head"] = {"use": False}
     model = build_model(config)
     assert model.auxiliary_head is None

@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers", reason="the reference models 
 from dpt_jax import load_pretrained, save_pretrained  # noqa: E402
 from dpt_jax.models.dpt import build_model  # noqa: E402
 from dpt_jax.models.neck import Fused  # noqa: E402
-from dpt_jax.weights import huggingface, zoedepth_config  # noqa: E402
+from dpt_jax.weights import huggingface, huggingface_config, huggingface_export, zoedepth_config  # noqa: E402
 from dpt_jax.weights.checkpoints import CHECKPOINTS  # noqa: E402
 from dpt_jax.weights.safetensors_file import read_safetensors  # noqa: E402
 from tests.parity import reference  # noqa: E402
@@ -278,12 +278,12 @@ NYU, KITTI = (
 def test_the_records_are_those_of_the_published_checkpoints(name, config):
     hf = json.loads(transformers.ZoeDepthConfig(**LARGE, **config).to_json_string(use_diff=False))
     record = CHECKPOINTS[f"Intel/zoedepth-{name}"]
-    model = build_model(huggingface.model_config(hf))
+    model = build_model(huggingface_config.model_config(hf))
     assert model == build_model(record.model)
     if len(config["bin_configurations"]) == 1:  # nothing else tells one from several
         assert model.head.num_patch_transformer_layers == 4
-    again = transformers.ZoeDepthConfig(**huggingface.hf_config(model))
-    assert build_model(huggingface.model_config(again.to_dict())) == model
+    again = transformers.ZoeDepthConfig(**huggingface_export.hf_config(model))
+    assert build_model(huggingface_config.model_config(again.to_dict())) == model
 
 
 def test_the_published_range_of_kitti_is_doubted(monkeypatch):
@@ -317,7 +317,7 @@ def test_the_published_range_of_kitti_is_doubted(monkeypatch):
 def test_what_transformers_cannot_run_is_refused(change, message):
     config = transformers.ZoeDepthConfig(**tiny(False).config).to_dict()
     with pytest.raises(ValueError, match=message):
-        huggingface.model_config(config | change)
+        huggingface_config.model_config(config | change)
 
 
 @pytest.mark.parametrize(
@@ -330,10 +330,12 @@ def test_what_transformers_cannot_run_is_refused(change, message):
     ],
 )
 def test_what_transformers_lacks_is_not_exported(group, change, message):
-    config = huggingface.model_config(transformers.ZoeDepthConfig(**tiny(True).config).to_dict())
+    config = huggingface_config.model_config(
+        transformers.ZoeDepthConfig(**tiny(True).config).to_dict()
+    )
     config[group] |= change
     with pytest.raises(ValueError, match=message):
-        huggingface.hf_config(build_model(config))
+        huggingface_export.hf_config(build_model(config))
 
 
 @pytest.mark.parametrize(
@@ -347,14 +349,18 @@ def test_what_transformers_lacks_is_not_exported(group, change, message):
     ],
 )
 def test_heads_that_cannot_be_are_refused(change, message):
-    config = huggingface.model_config(transformers.ZoeDepthConfig(**tiny(False).config).to_dict())
+    config = huggingface_config.model_config(
+        transformers.ZoeDepthConfig(**tiny(False).config).to_dict()
+    )
     config["head"] |= change
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(build_model(config).init, jax.random.key(0), np.zeros((1, 64, 64, 3)))
 
 
 def test_training_and_bfloat16():
-    config = huggingface.model_config(transformers.ZoeDepthConfig(**tiny(True).config).to_dict())
+    config = huggingface_config.model_config(
+        transformers.ZoeDepthConfig(**tiny(True).config).to_dict()
+    )
     images = jnp.ones((2, 48, 64, 3))
     model = build_model(config | {"dtype": "bfloat16"})
     variables = jax.eval_shape(model.init, jax.random.key(0), images)

@@ -13,7 +13,7 @@ import torch
 
 from dpt_jax.models import resize
 from dpt_jax.models.dpt import build_model
-from dpt_jax.weights import huggingface
+from dpt_jax.weights import huggingface, huggingface_config
 from tests.parity.reference import (
     TOLERANCE,
     arrays,
@@ -79,7 +79,7 @@ def compare_depth_gradients(case, errors) -> None:
 def compare_segmentation_step(case, errors) -> None:
     """Loss with the auxiliary head, logits, gradients, and statistics after the step."""
     hf = reference(case)
-    config = huggingface.model_config(hf_config(hf))
+    config = huggingface_config.model_config(hf_config(hf))
     config["auxiliary_head"]["dropout"] = 0.0
     model = build_model(config)
     variables = huggingface.to_variables(arrays(hf), model)

@@ -179,7 +179,7 @@ def test_of_an_animation_the_first_frame(tmp_path):
         (Image.new("RGB", (0, 5)), "empty, 5 x 0"),
         (Image.new("I", (2, 2)), "32-bit integers"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_arrays_and_images_that_are_refused(image, message):
     with pytest.raises(ValueError, match=f"image: .*{message}"):

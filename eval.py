@@ -36,14 +36,15 @@ def run() -> None:
     if not WORKDIR.value and not CHECKPOINT.value:
         raise ConfigError("nothing to evaluate: pass --workdir or --checkpoint")
     weights = Path(CHECKPOINT.value or WORKDIR.value or "")
-    is_run = (weights / "checkpoints").is_dir()
+    # A converted checkpoint is a workdir without a recipe.
+    is_run = workdir.is_workdir(weights) and "data" in config.load(weights / "config.json")
     settings = run_settings(weights) if is_run else directory_settings(weights)
     dtype, step = settings["model"]["dtype"], None
     if is_run:
         model = build_model(settings["model"])
         variables, step = workdir.load_variables(weights, model, WHICH.value)
     else:
-        found = open_pretrained(weights, dtype=dtype, record=RECORD.value)
+        found = open_pretrained(weights, dtype=dtype, which=WHICH.value, record=RECORD.value)
         model, variables = found.model, found.variables
         check_directory_task(weights, found, settings)
         settings["data"] |= normalisation(weights, found)
@@ -90,7 +91,7 @@ def run_settings(workdir: Path) -> dict[str, Any]:
 def directory_settings(directory: Path) -> dict[str, Any]:
     """The config to score weights with that carry none of their own: --config."""
     if not CONFIG.value:
-        raise ConfigError(f"{directory} is not a training workdir: pass --config as well")
+        raise ConfigError(f"{directory} is not the workdir of a training: pass --config as well")
     return config.resolve(CONFIG.value)
 
 

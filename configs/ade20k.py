@@ -10,8 +10,8 @@ auxiliary head of weight 0.2, batch 48, 240 epochs. The augmentation is confirme
 
 Hardware: 8 accelerators of 24 GB or more for batch 48. Expected in the paper for DPT-Large,
 pretrained on ImageNet and evaluated at six scales with flips: mIoU 47.6. This file starts from
-random weights until pretrained backbones can be read, and evaluates one scale; nobody has run it in
-full yet.
+random weights unless `--config.init_from` names an encoder (see README.md), and evaluates one
+scale; nobody has run it in full yet.
 
 Over-fit check on three images, see README.md: `configs/ade20k.py:overfit`.
 """

@@ -11,8 +11,9 @@ unit.
 Border crop, rotation, 416 x 544 crop, flip and colour jitter of BTS; scale-invariant log loss with
 lambda 0.85 and weight 10; AdamW, backbone x 0.1. Hardware: 4 accelerators of 24 GB for batch 16.
 Expected: Monocular-Depth-Toolbox reports abs_rel 0.135, rmse 0.413 for DPT ViT-B pretrained on
-ImageNet, with flips and the Eigen crop. This file starts from random weights until pretrained
-backbones can be read, and evaluates without crop and flip; nobody has run it in full yet.
+ImageNet, with flips and the Eigen crop. This file starts from random weights unless
+`--config.init_from` names an encoder (see README.md), and evaluates without crop and flip; nobody
+has run it in full yet.
 
 Over-fit check on three images, see README.md: `configs/nyuv2.py:overfit`.
 """

@@ -61,9 +61,11 @@ HEADS: dict[str, type[nn.Module]] = {
 class DPTOutput:
     """What a DPT returns; fields that the model does not have are None.
 
-    With the usual factors and patch grid (g_h, g_w), h' = 32 * ceil(g_h / 2) and w' alike: the
-    input size when it is a multiple of 32, as in the reference model. The heads of TIPSv2-DPT do
-    not upsample: theirs are half of it.
+    With the usual factors and a grid of g_h x g_w patches of p pixels, h' is (and w' alike)
+    32 * ceil(g_h / 2) in a DPT, which for p = 16 is the input's size if that is a multiple of 32;
+    16 * g_h with `neck.upsample_to_skip` (MiDaS's own decoder); p * g_h with
+    `head.upsample_to_input` (Depth Anything). The heads of TIPSv2-DPT do not upsample: theirs is
+    half of a DPT's.
 
     Attributes:
         depth: `b h' w'`, non-negative float32; metres or inverse relative depth, as the model was
@@ -195,6 +197,8 @@ def build_model(config: Mapping[str, Any]) -> DPT:
     `config["dtype"]` ("float32" or "bfloat16", default float32) is the type computed in; parameters
     stay float32.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"expected a mapping such as {{'variant': 'dpt_large'}}, got {config!r}")
     groups = resolve_model_config(config)
     dtype = jnp.dtype(config.get("dtype") or "float32")
     if dtype not in (jnp.float32, jnp.bfloat16):

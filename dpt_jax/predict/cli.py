@@ -96,6 +96,11 @@ def _predict(parsed: argparse.Namespace) -> int:
     predictor = Predictor.from_pretrained(
         parsed.checkpoint, dtype=parsed.dtype, which=parsed.which, record=parsed.record
     )
+    if predictor.pretrained.model.neck.prompt_depth:  # pyright: ignore
+        raise ValueError(
+            f"{parsed.checkpoint} needs a measured depth map beside each image; use "
+            "Predictor(image, prompt_depth) in Python"
+        )
     kind = predictor.pretrained.depth
     meaning = f"depth, {kind}; unit: {UNITS[kind]}" if kind else "classes"
     print(f"{parsed.checkpoint}: {meaning}")

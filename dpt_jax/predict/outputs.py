@@ -94,6 +94,7 @@ class Prediction:
             "kind": self.kind,
             "unit": UNITS[self.kind],
             "value": "png * scale + offset",
+            "invalid": 0 if self.kind == "metric" else None,
             "scale": scale,
             "offset": offset,
             "minimum": low,

@@ -16,7 +16,7 @@ from dpt_jax.predict.processor import ImageProcessor
 from dpt_jax.training import config as run_config
 from dpt_jax.training import workdir
 from dpt_jax.weights import hub, huggingface
-from dpt_jax.weights.checkpoints import DepthKind
+from dpt_jax.weights.checkpoints import UNITS, DepthKind
 from dpt_jax.weights.errors import WeightsError
 from dpt_jax.weights.families import backbone_type, family
 from dpt_jax.weights.huggingface_export import hf_config
@@ -149,6 +149,8 @@ def save_pretrained(
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}
         config["label2id"] = {name: i for i, name in enumerate(labels)}
     if depth is not None:
+        if depth not in UNITS or model.task not in ("depth", "dense"):
+            raise ValueError(f"depth={depth!r}: expected one of {tuple(UNITS)}, of a depth model")
         config["dpt_jax"] = {"depth": depth}
     if processor is None:
         processor = default_processor(model)

@@ -7,7 +7,8 @@ graph, with the conventions of the code that trained them, and their preprocessi
 file is recognised by its published name, or by the `record` that the caller names.
 """
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -209,19 +210,17 @@ def find(path: Path, name: str | None) -> Checkpoint:
     Raises:
         WeightsError: there is no such record; the message lists them.
     """
+    originals = [record for record in CHECKPOINTS.values() if record.files]
+    known = "Known:\n  " + "\n  ".join(f"{r.name} ({r.files[0]})" for r in originals)
     if name is not None:
         if name not in CHECKPOINTS:
-            raise WeightsError(_unknown(f"record {name!r}", CHECKPOINTS))
+            near = difflib.get_close_matches(name, [r.name for r in originals], n=1, cutoff=0.0)
+            raise WeightsError(f"there is no record {name!r}; did you mean {near[0]!r}? {known}")
         return CHECKPOINTS[name]
     for record in CHECKPOINTS.values():
         if path.name in record.files[:1]:
             return record
-    named = [record.name for record in CHECKPOINTS.values() if record.files]
     raise WeightsError(
-        _unknown(f"file name {path.name!r}", named)
-        + "\nIf it is one of them, or was trained with its graph, pass record=NAME (--record)"
+        f"no public checkpoint has the file name {path.name!r}. If it is one of them, or was "
+        f"trained with its graph, pass record=NAME (--record). {known}"
     )
-
-
-def _unknown(what: str, names: Iterable[str]) -> str:
-    return f"no public checkpoint has the {what}. Known:\n  " + "\n  ".join(names)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpt_jax.weights.errors import WeightsError
 
-_NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 # Never the pickles that some repositories hold beside their safetensors.
 _FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 
@@ -18,16 +18,16 @@ def local_path(path: str | Path) -> Path:
     """The path itself, or the folder that an `hf://` name was downloaded to.
 
     Raises:
-        WeightsError: an `hf://` name without a revision (what a branch holds can change, and with
-            it every number), or `huggingface_hub` is not installed.
+        WeightsError: an `hf://` name without the hash of a commit (what a branch or a tag names can
+            change, and with it every number), or `huggingface_hub` is not installed.
     """
     if not str(path).startswith("hf:/"):
         return Path(path).expanduser()
     match = _NAME.fullmatch(str(path))
-    if not match or not match[2]:
+    if not match:
         raise WeightsError(
-            f"{path}: expected hf://owner/name@revision; the revision is a commit hash or tag of "
-            "the model's page (Files and versions > History)"
+            f"{path}: expected hf://owner/name@revision; the revision is the 40 digits of a "
+            "commit, from the model's page (Files and versions > History)"
         )
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]

@@ -381,6 +381,10 @@ def depth_kind(hf: Mapping[str, Any]) -> Literal["metric", "inverse_relative"]:
     stated = (hf.get("dpt_jax") or {}).get("depth")
     if stated in ("metric", "inverse_relative"):
         return stated
+    if stated is not None:
+        raise WeightsError(
+            f"config.json: dpt_jax.depth {stated!r} is not metric or inverse_relative"
+        )
     if hf.get("model_type") == "depth_anything":
         metric = hf.get("depth_estimation_type") == "metric"
     else:

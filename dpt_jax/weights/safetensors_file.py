@@ -66,7 +66,10 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, np.ndarray]:
         return _read_file(path / "model.safetensors")
     if (path / _INDEX).is_file():
         return _read_shards(path / _INDEX)
-    raise FileNotFoundError(f"{path} holds neither model.safetensors nor {_INDEX}")
+    raise FileNotFoundError(
+        f"{path} holds neither model.safetensors nor {_INDEX} (a pytorch_model.bin is not read: "
+        "fetch a revision with safetensors, or save it so with transformers)"
+    )
 
 
 def write_safetensors(
@@ -143,7 +146,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         if length > min(_MOST_JSON_BYTES, len(data) - 8):
             raise ValueError(
                 f"not a safetensors file, or a truncated one: a header of {length} bytes in a "
-                f"file of {len(data)}"
+                f"file of {len(data)} (or a download that failed, or a Git LFS pointer)"
             )
         header = _parse_json(bytes(data[8 : 8 + length]))
         header.pop("__metadata__", None)

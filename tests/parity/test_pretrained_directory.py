@@ -56,23 +56,33 @@ def test_a_directory_that_transformers_saved_predicts_the_same(tmp_path, labels)
 
 
 def test_what_is_not_a_model_is_refused(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"neither a training workdir .* nor a Hugging Face"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"holds no weights: expected a folder"):
         load_pretrained(tmp_path)
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         load_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("field", [{"is_hybrid": True}, {"backbone_config": {}, "model_type": "x"}])
-def test_families_that_cannot_be_read_yet_are_named(tmp_path, field):
+def test_other_kinds_of_models_are_named(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"a": np.zeros(1)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dpt"} | field))
-    with pytest.raises(ValueError, match="only the plain ViT-DPT"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x"}))
+    with pytest.raises(ValueError, match="model_type 'x' is not one of the DPT family"):
         load_pretrained(tmp_path)
+
+
+def test_the_evaluation_command_wants_a_recipe_for_a_converted_workdir(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"model": {}, "depth": "metric"}))
+    done = subprocess.run(
+        [sys.executable, "eval.py", f"--workdir={tmp_path}"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "pass --config as well" in done.stderr
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])

@@ -214,8 +214,9 @@ def find(path: Path, name: str | None) -> Checkpoint:
     known = "Known:\n  " + "\n  ".join(f"{r.name} ({r.files[0]})" for r in originals)
     if name is not None:
         if name not in CHECKPOINTS:
-            near = difflib.get_close_matches(name, [r.name for r in originals], n=1, cutoff=0.0)
-            raise WeightsError(f"there is no record {name!r}; did you mean {near[0]!r}? {known}")
+            near = difflib.get_close_matches(name, [record.name for record in originals], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise WeightsError(f"there is no record {name!r}{hint} {known}")
         return CHECKPOINTS[name]
     for record in CHECKPOINTS.values():
         if path.name in record.files[:1]:

@@ -178,7 +178,7 @@ def test_what_cannot_be_predicted_is_refused_first(refused, tmp_path):
         ("dpt_large-midas-2f21e586.pt", [], r"dpt_large-midas-2f21e586\.pt is missing"),
         ("file.onnx", [], "holds no weights: expected a folder"),
         ("file.pt", [], "no public checkpoint has the file name 'file.pt'"),
-        ("file.pt", ["--record", "me/mine"], "no public checkpoint has the record 'me/mine'"),
+        ("file.pt", ["--record", "me/mine"], "there is no record 'me/mine'"),
         ("depth", ["--record", "Intel/dpt-large"], "is not for it"),
     ],
 )

@@ -359,8 +359,9 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
     message = str(error.value)
     assert "'dpt_large.pt'" in message and "record=" in message
     assert all(name in message for name in ORIGINALS) and "Intel/dpt-large\n" not in message
-    with pytest.raises(WeightsError, match=r"record 'dpt-large'(?s:.*)Intel/dpt-large\n"):
-        checkpoints.find(tmp_path / "dpt_large.pt", "dpt-large")
+    near = r"record 'isl-org/dpt-large-midas'; did you mean 'isl-org/dpt_large-midas'\?"
+    with pytest.raises(WeightsError, match=near):
+        checkpoints.find(tmp_path / "dpt_large.pt", "isl-org/dpt-large-midas")
     # The encoder alone is no checkpoint.
     with pytest.raises(WeightsError, match=r"dinov2_vits14_pretrain\.pth"):
         checkpoints.find(tmp_path / "dinov2_vits14_pretrain.pth", None)

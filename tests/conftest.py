@@ -15,3 +15,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # The tests read configs/ and train.py, which are not installed.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# Files of minutes first, so that no process is left alone with one at the end.
+SLOW = ("test_loop.py", "test_step.py", "test_families.py", "test_commands.py", "test_full_size.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))

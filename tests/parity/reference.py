@@ -5,7 +5,6 @@ transformers starts biases, class tokens, position embeddings and bias tables at
 at the identity, which would hide a bug in any of them: here every tensor is random.
 """
 
-import functools
 import json
 import re
 
@@ -16,6 +15,7 @@ import transformers
 
 from dpt_jax.models.dpt import build_model
 from dpt_jax.weights import huggingface, huggingface_config
+from tests.fast_jit import fast_jit
 
 TOLERANCE = 1e-5
 TOKENS = r"(dpt|backbone)\.(beit\.)?embeddings\."
@@ -24,11 +24,6 @@ FINAL_CONVOLUTIONS = {
     "DPTForDepthEstimation": "head.head.4",
     "DepthAnythingForDepthEstimation": "head.conv3",
 }
-# Compiling is nearly all of the time: these networks are too small for an optimised program to pay.
-fast_jit = functools.partial(
-    jax.jit,
-    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
-)
 
 
 def random_value(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

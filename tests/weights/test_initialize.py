@@ -19,6 +19,7 @@ from dpt_jax.training import checkpoint, loop, sharding, workdir
 from dpt_jax.training import config as run_config
 from dpt_jax.weights import initialize
 from dpt_jax.weights.errors import WeightsError
+from tests.fast_jit import fast_jit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
@@ -26,11 +27,6 @@ from small_run import small_config
 
 DINOV2 = Path(__file__).parents[2] / "../shared/data/dinov2_small"
 DEPTH = {"type": "depth"}
-# Compiling is nearly all of the time.
-fast_jit = functools.partial(
-    jax.jit,
-    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
-)
 
 
 def tokens(model, values, pixels: np.ndarray) -> list[np.ndarray]:

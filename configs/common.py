@@ -97,24 +97,42 @@ def default() -> ml_collections.ConfigDict:
     c.model.auxiliary_head = _unset(use=bool, dropout=float, head_in_index=int)
 
     c.data = ml_collections.ConfigDict()
-    c.data.source = "rooms"  # rooms, ade20k, rgbd
-    c.data.root = placeholder(str)  # folder of the data set
-    c.data.manifest = placeholder(str)  # rgbd: path of the manifest
+    # rooms, ade20k, nyuv2, nyuv2_mat, nyuv2_tfds, kitti, pascal_context, cityscapes, folder
+    c.data.source = "rooms"
+    c.data.root = placeholder(str)  # folder of the data set, or of its prepared copy
+    c.data.description = placeholder(str)  # folder: path of dataset.json, if not in root
+    c.data.lists = _unset(train=str, validation=str)  # nyuv2, kitti: instead of the lists in root
+    c.data.nyuv2_mat = ml_collections.ConfigDict({"depth": "raw"})  # raw, filled
+    c.data.pascal_context = ml_collections.ConfigDict({"background": False})  # as a 60th class
     c.data.rooms = ml_collections.ConfigDict(
         {"size": (96, 128), "train_length": 100_000, "validation_length": 100, "seed": 0}
     )
     c.data.mean = (0.5, 0.5, 0.5)  # of pixels in 0..1
     c.data.std = (0.5, 0.5, 0.5)
-    c.data.threads = 2  # that decode and augment ahead
-    c.data.augment = ml_collections.ConfigDict()  # steps run in this order; see data/transforms.py
-    c.data.augment.box = placeholder(tuple)  # top, bottom, left, right
-    c.data.augment.scale = placeholder(tuple)  # low, high
-    c.data.augment.long_side = placeholder(int)
-    c.data.augment.rotate = placeholder(float)  # degrees
-    c.data.augment.crop = placeholder(tuple)  # height, width
-    c.data.augment.cat_max_ratio = 1.0  # 0.75 in mmseg; 1 is off
-    c.data.augment.flip = 0.5
-    c.data.augment.photometric = placeholder(str)  # mmseg, bts
+    c.data.threads = 2  # that decode and augment ahead, where there are no workers
+    c.data.workers = 0  # processes that do so instead
+    c.data.prefetch = placeholder(int)  # batches held ahead, in all; 2 per thread or 4 per worker
+    c.data.on_error = "strict"  # unreadable training examples stop the run; or "quarantine"
+    c.data.max_quarantined = 20  # so many different ones the run goes on without
+    c.data.quarantine = placeholder(str)  # file of names of training examples not to be read
+    # A recipe of dpt_jax/data/transforms/recipes.py, e.g. mmseg_ade20k; without one, flips of
+    # probability 0.5. The other keys override it; 0, "" and () switch a step off.
+    c.data.augment = _unset(
+        recipe=str,
+        box=tuple,  # top, bottom, left, right
+        scale=tuple,  # low, high: factors of the image, or of the next two
+        long_side=int,  # of the result, pixels
+        within=tuple,  # long, short side of what the result fits into, pixels
+        at_least=int,  # both sides of the result, pixels
+        multiple_of=int,  # both sides with at_least
+        kernel=str,  # pillow_bilinear, opencv_linear, opencv_cubic
+        rotate=float,  # degrees
+        crop=tuple,  # height, width
+        cat_max_ratio=float,  # most of a crop that one class may cover; 1 is off
+        flip=float,  # probability
+        photometric=str,  # mmseg, bts, bts_kitti
+        fill=tuple,  # colour of what is padded to the size of the crop, bytes
+    )
 
     c.loss = ml_collections.ConfigDict()
     c.loss.auxiliary_weight = 0.4  # segmentation

@@ -3,10 +3,9 @@
 
     python train.py --config configs/nyuv2.py --config.data.root=nyu --workdir runs/nyuv2
 
-`nyu/` holds what BTS's instructions (github.com/cleinc/bts) lead to: `sync/` with its list
-`nyudepthv2_train_files_with_gt.txt`, and `official_splits/test/` with
-`nyudepthv2_test_files_with_gt.txt`; see configs/manifests/nyuv2.json, which says where and in which
-unit.
+`nyu/` holds what BTS's instructions (github.com/cleinc/bts) lead to: `sync/`, its list
+`nyudepthv2_train_files_with_gt.txt` and `official_splits/test/`; see dpt_jax/data/sources/nyuv2.py.
+With `--config.data.source=nyuv2_mat` it trains on the 795 images of the original file instead.
 
 Border crop, rotation, 416 x 544 crop, flip and colour jitter of BTS; scale-invariant log loss with
 lambda 0.85 and weight 10; AdamW, backbone x 0.1. Hardware: 4 accelerators of 24 GB for batch 16.
@@ -15,7 +14,8 @@ ImageNet, with flips and the Eigen crop. This file starts from random weights un
 `--config.init_from` names an encoder (see README.md), and evaluates without crop and flip; nobody
 has run it in full yet.
 
-Over-fit check on three images, see README.md: `configs/nyuv2.py:overfit`.
+Over-fit check on a few images, see README.md: `configs/nyuv2.py:overfit`. They lie in
+`official_splits/test/` or `sync/` of root, whose `test_files.txt` lists them as BTS's lists do.
 """
 
 import ml_collections
@@ -33,14 +33,10 @@ def get_config(recipe: str = "bts") -> ml_collections.ConfigDict:
     c.model.head.type = "depth"
     c.model.head.activation = "sigmoid"
     c.model.head.max_depth = 10.0
-    c.data.source = "rgbd"
+    c.data.source = "nyuv2"
     c.data.root = "nyu"
-    c.data.manifest = "configs/manifests/nyuv2.json"
     c.data.threads = 8
-    c.data.augment.box = (45, 472, 43, 608)
-    c.data.augment.rotate = 2.5
-    c.data.augment.crop = (416, 544)
-    c.data.augment.photometric = "bts"
+    c.data.augment.recipe = "bts_nyu"
     c.loss.min_depth = 0.1
     c.loss.max_depth = 10.0
     c.optimizer.learning_rate = 1e-4
@@ -61,12 +57,11 @@ def _overfit(c: ml_collections.ConfigDict) -> None:
     """A few images, unaugmented: does the whole chain learn them by heart?"""
     c.model.variant = "dpt_tiny"
     c.model.dtype = "float32"
-    c.data.manifest = "configs/manifests/nyuv2_sample.json"
+    c.data.lists.train = "test_files.txt"  # in root
+    c.data.lists.validation = "test_files.txt"
     c.data.threads = 2
-    c.data.augment.box = None
-    c.data.augment.rotate = None
+    c.data.augment.recipe = None
     c.data.augment.crop = (480, 640)
-    c.data.augment.photometric = None
     c.data.augment.flip = 0.0
     c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_steps = 20

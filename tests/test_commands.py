@@ -19,7 +19,8 @@ from dpt_jax.training import optimizer
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 RECIPES = ["quickstart", "quickstart:segmentation", "ade20k", "ade20k:overfit", "nyuv2"]
-RECIPES += ["nyuv2:overfit"]
+RECIPES += ["nyuv2:overfit", "kitti", "pascal_context", "cityscapes"]
+RECIPES += ["finetune_folder", "finetune_folder:segmentation"]
 SMALL = [
     "--config.model.backbone.hidden_size=32",
     "--config.model.backbone.num_hidden_layers=2",

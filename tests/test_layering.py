@@ -20,9 +20,16 @@ MAY_IMPORT = {
     "predict": {"models", "weights", "data", "evaluation", "training"},
 }
 OWNERS = {
+    "cv2": {"data/kernels.py", "data/sources/decode.py"},
     "grain": {"data/pipeline.py"},
+    "h5py": {"data/sources/nyuv2_mat.py", "data/sources/rooms_layouts/depth.py"},
     "orbax": {"training/checkpoint.py"},
     "tensorboardX": {"training/log.py"},
+    "tensorflow_datasets": {
+        "data/prepare.py",
+        "data/sources/nyuv2_tfds.py",
+        "data/sources/prepared.py",
+    },
 }
 
 

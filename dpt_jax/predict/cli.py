@@ -3,6 +3,7 @@
 
 dpt-jax predict photos/ out/ --checkpoint path/to/weights
 dpt-jax convert dpt_large-midas-2f21e586.pt out/
+dpt-jax data check path/to/images
 """
 
 import argparse
@@ -15,13 +16,15 @@ from pathlib import Path
 from absl import logging
 from PIL import Image
 
+from dpt_jax.data import cli as data_commands
+from dpt_jax.data.sources import DatasetError
 from dpt_jax.predict import convert
 from dpt_jax.predict.predictor import Predictor
 from dpt_jax.training.config import ConfigError
 from dpt_jax.weights.checkpoints import CHECKPOINTS, UNITS
 
 # What a person can mend; anything else is a bug here and keeps its traceback.
-_MENDABLE = (ConfigError, OSError, ValueError)
+_MENDABLE = (ConfigError, DatasetError, OSError, ValueError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_weights_options(converted)
     converted.set_defaults(run=_convert)
+
+    data_commands.add_commands(commands)
 
     listed = commands.add_parser("checkpoints", help="the public checkpoints that can be read")
     listed.set_defaults(run=_list_checkpoints)

@@ -12,7 +12,8 @@ import ml_collections
 # What may differ between the start and the resumption of a run, because no parameter depends on it.
 MAY_CHANGE = (
     r"^train\.(log_every|evaluate_every|checkpoint_every|max_nonfinite)$",
-    r"^data\.(root|manifest|threads)$",
+    r"^data\.(root|threads|workers|prefetch)$",
+    r"^data\.(on_error|max_quarantined|quarantine)$",  # they decide whether a run goes on
     r"^eval\.(batch_size|baseline_images)$",
     r"^mesh\.",
 )

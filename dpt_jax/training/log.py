@@ -10,13 +10,16 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+
+from dpt_jax.data.quarantine import Readable
+from dpt_jax.data.sources import DatasetError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
@@ -36,13 +39,8 @@ class RunLog:
             from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
-        if path.exists():
-            rows = [(json.loads(line), line) for line in _whole_lines(path)]
-            # The final evaluation belongs to no checkpoint: a complete run repeats it.
-            kept = [x for row, x in rows if row["step"] <= start_step and row["kind"] != "final"]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(f"{line}\n" for line in kept))
-            partial.replace(path)
+        # The final evaluation belongs to no checkpoint: a complete run repeats it.
+        _keep(path, lambda row: row["step"] <= start_step and row["kind"] != "final")
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
 
@@ -67,6 +65,53 @@ class RunLog:
         self._events.close()
 
 
+class QuarantineLog:
+    """Counts and names the training examples that could not be read.
+
+    Args:
+        workdir: of the run; gets `quarantine.jsonl`, where each such example has one line: `name`,
+            `error`, and the first `step` that would have used it.
+        start_step: as for `RunLog`; the lines up to it count towards the limit.
+        source: that the examples come from; examples on its list count nothing.
+
+    Attributes:
+        count: of different examples so far.
+    """
+
+    def __init__(self, workdir: Path, start_step: int, source: Readable):
+        self._path, self._source = workdir / "quarantine.jsonl", source
+        rows = _keep(self._path, lambda row: row["step"] <= start_step)
+        excluded = {source.name(index) for index in source.excluded}
+        self._names = [row["name"] for row in rows if row["name"] not in excluded]
+
+    @property
+    def count(self) -> int:
+        return len(self._names)
+
+    def add(self, step: int, batch: Mapping[str, np.ndarray]) -> None:
+        """Looks for examples of a batch that others stand in for; logs those that are new.
+
+        Raises:
+            DatasetError: there are more than the source's limit.
+        """
+        before = self.count
+        for drawn, used in zip(batch["drawn"].tolist(), batch["index"].tolist(), strict=True):
+            for index in self._source.skipped(drawn, used) if drawn != used else ():
+                if (name := self._source.name(index)) not in self._names:
+                    self._names.append(name)
+                    row = {"name": name, "error": self._source.why(index), "step": step}
+                    with self._path.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                    logging.warning("step %d goes without %s: %s", step, name, row["error"])
+        if before < self.count > self._source.limit:
+            raise DatasetError(
+                f"{self.count} different training examples cannot be read, more than "
+                f"config.data.max_quarantined={self._source.limit}; the errors are in {self._path}."
+                " Mend them, list them in a file for --config.data.quarantine, or allow more:\n  "
+                + "\n  ".join(self._names)
+            )
+
+
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
     """Hides torch, which tensorboardX imports when it finds it, for seconds and to no use here."""
@@ -80,10 +125,18 @@ def _without_torch() -> Iterator[None]:
             del sys.modules["torch"]
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Reduces a file of JSON lines, which need not exist, to the wanted rows; returns those."""
+    if not path.exists():
+        return []
     # A killed run may have left half a line at the end.
-    lines = path.read_text().split("\n")
-    return [line for line in lines[:-1] if line.startswith("{") and line.endswith("}")]
+    lines = path.read_text().split("\n")[:-1]
+    whole = [line for line in lines if line.startswith("{") and line.endswith("}")]
+    kept = [(line, row) for line in whole if wanted(row := json.loads(line))]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line, _ in kept))
+    partial.replace(path)
+    return [row for _, row in kept]
 
 
 def _json(value: float | int) -> float | int | None:

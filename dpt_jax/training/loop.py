@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from dpt_jax.data import pipeline
+from dpt_jax.data.quarantine import readable
 from dpt_jax.data.sources import Source, build_source
 from dpt_jax.data.transforms import build_augmentations
 from dpt_jax.evaluation import evaluate as evaluation
@@ -25,7 +26,7 @@ from dpt_jax.evaluation.contact_sheet import contact_sheet
 from dpt_jax.models.dpt import DPT, abstract_variables, build_model
 from dpt_jax.training import checkpoint, optimizer, sharding, validation
 from dpt_jax.training import config as run_config
-from dpt_jax.training.log import Progress, RunLog, write_environment
+from dpt_jax.training.log import Progress, QuarantineLog, RunLog, write_environment
 from dpt_jax.training.step import init_state, make_train_step, with_values
 from dpt_jax.training.workdir import initial_values
 
@@ -43,9 +44,10 @@ def train(
     """Trains what `config` describes, resuming what `workdir` holds.
 
     The workdir gets `config.json`, `environment.json`, `metrics.jsonl`, TensorBoard events,
-    `checkpoints/`, `best/`, `samples/` (a contact sheet per evaluation) and
-    `eval/final.{json,png}`. Calling again with the same arguments continues, or evaluates anew if
-    the run is complete; on CPU the parameters come out bit for bit as without the interruption.
+    `checkpoints/`, `best/`, `samples/` (a contact sheet per evaluation), `eval/final.{json,png}`
+    and, once training examples could not be read, `quarantine.jsonl`. Calling again with the same
+    arguments continues, or evaluates anew if the run is complete; on CPU the parameters come out
+    bit for bit as without the interruption.
 
     Args:
         config: see `configs/common.py` for every key.
@@ -57,7 +59,7 @@ def train(
 
     Raises:
         ConfigError: the configuration cannot be run, or is not that of the workdir's run.
-        DatasetError: data is missing or inconsistent.
+        DatasetError: data is missing or inconsistent, or more of it is unreadable than allowed.
         TrainingDiverged: see there.
         ValueError: a part of the configuration makes no sense to the part that reads it.
     """
@@ -71,7 +73,10 @@ def train(
     # Everything that can be wrong is looked at before anything is written or compiled.
     train_source = build_source(config["data"], "train")
     validation_source = build_source(config["data"], "validation")
+    examples = readable(config["data"], train_source)
     augmentations = build_augmentations(config["data"]["augment"])
+    reading = {key: config["data"][key] for key in ("threads", "workers", "prefetch")}
+    pipeline.read_ahead(**reading)
     model = build_model(config["model"])
     validation.check_classes(model, train_source)
     _check_augmentations(config, model)
@@ -126,15 +131,18 @@ def train(
         _announce(config, task, model, abstract.params, mesh, train_source, start_step, workdir)
 
         evaluate = validation.make_evaluate(config, model, mesh, validation_source, "validation")
-        stream = pipeline.train_stream(
-            train_source,
-            augmentations,
-            target=target,
-            seed=config["seed"],
-            start_step=start_step,
-            batch_size=batch_size,
-            threads=config["data"]["threads"],
+        stream = stack.enter_context(
+            pipeline.train_stream(
+                examples,
+                augmentations,
+                target=target,
+                seed=config["seed"],
+                start_step=start_step,
+                batch_size=batch_size,
+                **reading,
+            )
         )
+        quarantine = QuarantineLog(workdir, start_step, examples)
         watch = _Watch(train_source, workdir, config["train"]["max_nonfinite"])
         progress = Progress(total_steps, batch_size)
 
@@ -147,7 +155,9 @@ def train(
             asked = time.perf_counter()
             batch = next(stream)
             waited = time.perf_counter() - asked
-            state, metrics = train_step(state, sharding.shard_batch(mesh, batch))
+            quarantine.add(step + 1, batch)
+            arrays = {key: batch[key] for key in ("image", target)}
+            state, metrics = train_step(state, sharding.shard_batch(mesh, arrays))
             step += 1
             watch.add(step, metrics, batch["index"])
             if step == start_step + 1:
@@ -162,7 +172,8 @@ def train(
                 means = watch.flush()
                 text, speeds = progress.line(step, means)
                 logging.info("%s", text)
-                log.scalars(step, "train", means | speeds)
+                counts = {"quarantined": quarantine.count}
+                log.scalars(step, "train", means | speeds | counts)
             if due["evaluate"] or last:
                 found = evaluate(state.variables, step, config["eval"]["limit"])
                 _record(found, step, log, workdir, validation_source)
@@ -179,6 +190,7 @@ def train(
             checkpoints.save(state, step, meta)
             logging.info("SIGTERM: saved step %d; the same command continues", step)
             return None
+        stream.close()
         baseline = validation.make_baseline(config, model, train_source)
         found = evaluate(state.variables, step, None, baseline)
         log.scalars(step, "final", found.scores)

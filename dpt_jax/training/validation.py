@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from dpt_jax.data import pipeline
+from dpt_jax.data.quarantine import readable
 from dpt_jax.data.sources import Source
 from dpt_jax.evaluation import evaluate as evaluation
 from dpt_jax.evaluation.baseline import PixelPrior
@@ -78,12 +79,20 @@ def make_evaluate(
 
 
 def make_baseline(config: Mapping[str, Any], model: DPT, train_source: Source) -> PixelPrior | None:
-    """The trivial baseline from the first `config.eval.baseline_images` of training; None for 0."""
+    """The trivial baseline from the first `config.eval.baseline_images` of training; None for 0.
+
+    They are read as training reads them (see `dpt_jax/data/quarantine.py`).
+    """
     count = config["eval"]["baseline_images"]
     if not count:
         return None
     target = target_name(config)
-    examples = pipeline.evaluation_examples(train_source, target=target, limit=count)
+    examples = pipeline.evaluation_examples(
+        readable(config["data"], train_source),
+        target=target,
+        limit=count,
+        threads=config["data"]["threads"],
+    )
     classes = model.head.num_labels if target == "label" else None  # pyright: ignore
     return PixelPrior(examples, classes)
 

@@ -2,6 +2,8 @@
 """Streams: a pure function of (seed, step), however many processes and threads there are."""
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -44,8 +46,8 @@ class Memory:
 
 def batches(count, source=None, steps=STEPS, **changes):
     options = {"target": "label", "seed": 3, "start_step": 0, "batch_size": 4} | changes
-    stream = train_stream(source or Memory(), steps, **options)
-    return list(itertools.islice(stream, count))
+    with train_stream(source or Memory(), steps, **options) as stream:
+        return list(itertools.islice(stream, count))
 
 
 def same(one, two):
@@ -64,11 +66,13 @@ def indices(found):
 @pytest.mark.parametrize("target", ["label", "depth"])
 def test_batches_hold_what_is_promised(target):
     for batch in batches(2, target=target):
-        assert set(batch) == {"image", target, "index"}
+        assert set(batch) == {"image", target, "index", "drawn"}
         assert batch["image"].shape == (4, 8, 9, 3) and batch["image"].dtype == np.uint8
         assert batch[target].shape == (4, 8, 9)
         assert batch[target].dtype == {"label": np.uint8, "depth": np.float32}[target]
         assert batch["index"].shape == (4,) and batch["index"].dtype == np.int32
+        assert batch["drawn"].dtype == np.int32
+        np.testing.assert_array_equal(batch["drawn"], batch["index"])
 
 
 def test_examples_are_those_of_the_source():
@@ -179,6 +183,69 @@ def test_an_unreadable_file_arrives_as_what_it_is(threads):
 def test_the_batch_must_divide_among_processes():
     with pytest.raises(ValueError, match=r"batch_size 4 .*3 processes"):
         batches(1, process_count=3)
+
+
+class Counted(Memory):
+    """Remembers what was read."""
+
+    def __init__(self):
+        super().__init__(length=500)  # grain is slow to shuffle fewer
+        self.asked = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    ("threads", "prefetch", "ahead"), [(1, 3, 3), (2, 5, 5), (3, 1, 1), (2, None, 4), (2, 0, 0)]
+)
+def test_no_more_is_read_ahead_than_allowed(threads, prefetch, ahead):
+    source = Counted()
+    with train_stream(
+        source, (), target="label", seed=3, start_step=0, batch_size=4,
+        threads=threads, prefetch=prefetch,
+    ) as stream:  # fmt: skip
+        for taken in range(1, 31):
+            next(stream)
+            assert len(source.asked) <= 4 * (taken + ahead)
+        deadline = time.monotonic() + 10
+        while len(source.asked) < 4 * (30 + ahead) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert len(source.asked) == 4 * (30 + ahead)
+
+
+def test_a_closed_stream_has_ended_its_threads():
+    def ours():
+        return [t for t in threading.enumerate() if "grain" in t.name and t not in before]
+
+    before = threading.enumerate()
+    with train_stream(
+        Memory(), STEPS, target="label", seed=3, start_step=0, batch_size=4
+    ) as stream:
+        next(stream)
+        assert ours()
+    for thread in ours():
+        thread.join(10)
+    assert not ours()
+    stream.close()
+    with pytest.raises(ValueError, match="the stream is closed"):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": -1}, r"config\.data\.threads=-1"),
+        ({"workers": -2}, r"config\.data\.workers=-2"),
+        ({"prefetch": -1}, r"config\.data\.prefetch=-1"),
+        ({"workers": 3, "prefetch": 11}, r"prefetch=11 .* 4 for each worker, 12 .*workers=3"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        batches(1, **options)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])

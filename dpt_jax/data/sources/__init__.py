@@ -1,35 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where examples come from. `build_source(config.data, split)` is the one door."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from dpt_jax.data.sources.ade20k import ADE20K
+from absl import logging
+
+from dpt_jax.data.sources import base
 from dpt_jax.data.sources.base import IGNORE, DatasetError, Example, Source
-from dpt_jax.data.sources.rgbd import RGBD
+from dpt_jax.data.sources.prepared import PreparedSource, is_prepared
 from dpt_jax.data.sources.rooms import Rooms
 
-__all__ = ["ADE20K", "IGNORE", "RGBD", "DatasetError", "Example", "Rooms", "Source", "build_source"]
+__all__ = ["IGNORE", "SOURCES", "DatasetError", "Example", "Rooms", "Source", "build_source"]
 
-SOURCES = ("rooms", "ade20k", "rgbd")
+# Readers that are on disk, and the keys of config.data that they need beside root and split.
+_READERS: dict[str, tuple[str, ...]] = {
+    "ade20k": (),
+    "nyuv2": ("list_file",),
+    "nyuv2_mat": ("depth",),
+    "nyuv2_tfds": (),
+    "kitti": ("list_file",),
+    "pascal_context": ("background",),
+    "cityscapes": (),
+    "folder": ("description",),
+}
+# Options that are part of `Meaning.dataset`, "pascal_context background=True".
+_CHANGE_MEANING = ("depth", "background")
+SOURCES = ("rooms", *_READERS)
 
 
 def build_source(config: Mapping[str, Any], split: str) -> Source:
     """The source that `config.data` describes.
 
     Args:
-        config: `source` is "rooms" (reads `rooms.size`, `rooms.train_length`,
-            `rooms.validation_length`, `rooms.seed`), "ade20k" (reads `root`) or "rgbd" (reads
-            `root` and `manifest`).
-        split: "train" or "validation".
+        config: `source` is one of `SOURCES`. "rooms" reads `rooms.{size, train_length,
+            validation_length, seed}`. All others read `root`, which is a folder in the data set's
+            own layout, or what `dpt-jax data prepare` made of it; besides, "nyuv2" and "kitti" read
+            `lists.{train, validation}`, "nyuv2_mat" `nyuv2_mat.depth`, "pascal_context"
+            `pascal_context.background` and "folder" `description`.
+        split: "train" or "validation" (where a benchmark is scored, which some call its test set).
 
     Raises:
         DatasetError: an unknown source, or data that is missing or inconsistent.
     """
-    if split not in ("train", "validation"):
-        raise DatasetError(f"unknown split {split!r}; use train or validation")
-    kind = config["source"]
-    if kind == "rooms":
+    base.check_split(split, "config.data")
+    name = config["source"]
+    if name == "rooms":
         rooms = config["rooms"]
         return Rooms(
             split=split,
@@ -37,8 +54,31 @@ def build_source(config: Mapping[str, Any], split: str) -> Source:
             length=rooms[f"{split}_length"],
             seed=rooms["seed"],
         )
-    if kind == "ade20k":
-        return ADE20K(root=config["root"], split=split)
-    if kind == "rgbd":
-        return RGBD(root=config["root"], manifest=config["manifest"], split=split)
-    raise DatasetError(f"config.data.source {kind!r} is not one of {', '.join(SOURCES)}")
+    if name not in _READERS:
+        raise DatasetError(f"config.data.source {name!r} is not one of {', '.join(SOURCES)}")
+    options = {
+        "list_file": config["lists"][split],
+        "depth": config["nyuv2_mat"]["depth"],
+        "background": config["pascal_context"]["background"],
+        "description": config["description"],
+    }
+    found = _open(name, config["root"], split, {key: options[key] for key in _READERS[name]})
+    if found.meaning.note:
+        logging.log_first_n(logging.WARNING, "%s: %s", 1, name, found.meaning.note)
+    return found
+
+
+def _open(name: str, root: str | None, split: str, options: Mapping[str, Any]) -> Any:
+    if root and is_prepared(root):
+        source = PreparedSource(root, split)
+        wanted = [name, *(f"{k}={options[k]}" for k in _CHANGE_MEANING if k in options)]
+        if source.meaning.dataset.split(" ")[: len(wanted)] != wanted:
+            raise DatasetError(
+                f"{root} was prepared from {source.meaning.dataset!r}, not from "
+                f"{' '.join(wanted)!r}; set config.data.source and the option as it was, or "
+                "prepare it anew"
+            )
+        return source
+    # Each reader is imported when it is asked for: some need packages that others do not.
+    reader = getattr(importlib.import_module(f"dpt_jax.data.sources.{name}"), name)
+    return reader(root=root, split=split, **options)

@@ -10,11 +10,11 @@
 set (instance labels of 100 things; no wall, sky or floor) and cannot stand in for it.
 """
 
-from pathlib import Path
-
 import numpy as np
+from etils import epath
 
 from dpt_jax.data.sources import base
+from dpt_jax.data.sources.files import FileSource, Meaning, Sample
 
 NUM_CLASSES = 150
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
@@ -37,77 +37,76 @@ PALETTE = np.frombuffer(
 _FOLDERS = {"train": "training", "validation": "validation"}
 
 
-class ADE20K:
-    """ADE20K as a `Source`.
+def ade20k(*, root: str | None, split: str) -> FileSource:
+    """ADE20K from its folder.
 
     Args:
         root: `ADEChallengeData2016`, or the folder that holds it.
         split: "train" (20,210 images) or "validation" (2,000).
 
     Raises:
-        DatasetError: a missing root or folder, an empty split, an image without its annotation; and
-            on access an unreadable file, sizes that disagree, a label above 150.
+        DatasetError: a missing root or folder, an empty split, an image without its annotation or
+            the other way round; on access, what `files.decode` refuses, such as a label above 150.
     """
-
-    def __init__(self, *, root: str | None, split: str):
-        if split not in _FOLDERS:
-            raise base.DatasetError(f"ADE20K has no split {split!r}; use one of {list(_FOLDERS)}")
-        advice = (
-            f"Download {URL} (0.9 GB), unpack it, and pass --config.data.root=DIR with DIR the "
-            "folder ADEChallengeData2016."
+    base.check_split(split, "ADE20K")
+    advice = (
+        f"Download {URL} (0.9 GB), unpack it, and pass --config.data.root=DIR with DIR the "
+        "folder ADEChallengeData2016."
+    )
+    if not root:
+        raise base.DatasetError(f"ADE20K needs its folder. {advice}")
+    directory = base.existing_directory(root, "ADE20K", advice)
+    if (directory / "ADEChallengeData2016").is_dir():
+        directory /= "ADEChallengeData2016"
+    if not (directory / "images").is_dir():
+        _refuse_scene_parse150(directory)
+    folder = _FOLDERS[split]
+    images = base.existing_directory(directory / "images" / folder, "ADE20K images", advice)
+    annotations = base.existing_directory(
+        directory / "annotations" / folder, "ADE20K annotations", advice
+    )
+    labels = {path.stem: path for path in base.listed(annotations, (".png",))}
+    paths = base.listed(images, (".jpg", ".png"))
+    bare = [path.name for path in paths if path.stem not in labels]
+    if bare:
+        raise base.DatasetError(
+            f"{len(bare)} of {len(paths)} images have no annotation in {annotations}, the first is "
+            f"{bare[0]}. {advice}"
         )
-        if not root:
-            raise base.DatasetError(f"ADE20K needs its folder. {advice}")
-        directory = base.existing_directory(root, "ADE20K", advice)
-        if (directory / "ADEChallengeData2016").is_dir():
-            directory /= "ADEChallengeData2016"
-        folder = _FOLDERS[split]
-        images = base.existing_directory(directory / "images" / folder, "ADE20K images", advice)
-        self._annotations = base.existing_directory(
-            directory / "annotations" / folder, "ADE20K annotations", advice
+    orphans = sorted(set(labels) - {path.stem for path in paths})
+    if orphans:
+        raise base.DatasetError(
+            f"{len(orphans)} of {len(labels)} annotations have no image in {images}, the first is "
+            f"{orphans[0]}.png. {advice}"
         )
-        self._images = sorted(p for p in images.iterdir() if p.suffix in (".jpg", ".png"))
-        if not self._images:
-            raise base.DatasetError(f"the split is empty: no .jpg in {images}. {advice}")
-        annotated = {p.stem for p in self._annotations.glob("*.png")}
-        bare = [p.name for p in self._images if p.stem not in annotated]
-        if bare:
-            raise base.DatasetError(
-                f"{len(bare)} of {len(self._images)} images have no annotation in "
-                f"{self._annotations}, the first is {bare[0]}. {advice}"
-            )
-        self.classes = _class_names(directory / "objectInfo150.txt")
-        self.palette = PALETTE
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> base.Example:
-        image_path = self._images[index]
-        label_path = self._annotations / f"{image_path.stem}.png"
-        image, stored = base.read_rgb(image_path), base.read_ids(label_path)
-        base.same_size(image, stored, image_path, label_path)
-        if stored.max(initial=0) > NUM_CLASSES:
-            raise base.DatasetError(
-                f"{label_path} holds label {stored.max()}; ADE20K's labels are 0 (other) and "
-                f"1..{NUM_CLASSES}. Masks of your own classes need their own source"
-            )
-        # uint8 arithmetic wraps 0 to 255, which is the ignored label.
-        return {"image": image, "label": stored - np.uint8(1)}
-
-    def name(self, index: int) -> str:
-        return f"{self._images[index].parent.name}/{self._images[index].name}"
+    meaning = Meaning(
+        "ade20k",
+        classes=_class_names(directory / "objectInfo150.txt"),
+        palette=tuple((r, g, b) for r, g, b in PALETTE.tolist()),
+        class_of={0: base.IGNORE} | {i: i - 1 for i in range(1, NUM_CLASSES + 1)},
+    )
+    samples = [Sample(f"{folder}/{p.name}", p, label=labels[p.stem]) for p in paths]
+    return FileSource(meaning, samples, advice)
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
+def _refuse_scene_parse150(directory: epath.Path) -> None:
+    names = [directory.name, directory.parent.name]  # .../scene_parse150/1.0.0
+    if "scene_parse150" in names or (directory / "scene_parse150").is_dir():
+        raise base.DatasetError(
+            f"{directory} is TensorFlow Datasets' scene_parse150, which holds instance labels of "
+            "100 things (no wall, floor, sky or tree): the 150 classes cannot be learnt from it. "
+            f"Download {URL} and pass --config.data.root=ADEChallengeData2016"
+        )
+
+
+def _class_names(path: epath.Path) -> tuple[str, ...]:
     """The first of each class's synonyms, in order; from the archive's own table.
 
     Columns are separated by tabs and synonyms by commas; the .csv of the same name separates both
     by semicolons and cannot be split.
     """
-    if not path.is_file():
-        raise base.DatasetError(f"file not found: {path}; it comes with the archive {URL}")
-    rows = [line.split("\t") for line in path.read_text().splitlines()[1:] if line.strip()]
+    text = base.read_text(path, "ADE20K's table of classes", f"It comes with the archive {URL}.")
+    rows = [line.split("\t") for line in text.splitlines()[1:] if line.strip()]
     names = tuple(row[-1].split(",")[0].strip() for row in rows)
     if len(names) != NUM_CLASSES:
         raise base.DatasetError(f"{path} names {len(names)} classes instead of {NUM_CLASSES}")

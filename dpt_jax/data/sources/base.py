@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source of examples is, and how its files are read: checked, never skipped in silence."""
+"""What a source of examples is, and how its folders and lists are found and checked."""
 
-import warnings
-from pathlib import Path
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from etils import epath
 
 IGNORE = 255
 """Label of pixels that count neither in losses nor in metrics."""
 
-# Far above any photograph; a small file that claims more is refused before it is decoded.
-MAX_PIXELS = 100_000_000
+SPLITS = ("train", "validation")
 
 Example = dict[str, Any]
 
@@ -26,15 +25,19 @@ class Source(Protocol):
 
     `source[i]` is a dict of NumPy arrays: `image` uint8 (h, w, 3) RGB and one or both of `label`
     uint8 (h, w), class ids with 255 for ignored pixels, and `depth` float32 (h, w), metres with 0
-    where nothing was measured.
-
-    Attributes:
-        classes: names of the classes, empty without labels.
-        palette: uint8 (len(classes), 3), the colour of each class.
+    where nothing was measured. Where the camera is known, `intrinsics` is its float32 (3, 3)
+    matrix, in pixels of `image`.
     """
 
-    classes: tuple[str, ...]
-    palette: np.ndarray
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, empty without labels."""
+        ...
+
+    @property
+    def palette(self) -> np.ndarray:
+        """uint8 (len(classes), 3), the colour of each class."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -45,104 +48,106 @@ class Source(Protocol):
         ...
 
 
-def existing_directory(path: str | Path, what: str, advice: str) -> Path:
-    """`path`, if it is a directory; else a `DatasetError` that says what was expected there."""
-    directory = Path(path).expanduser()
+def existing_directory(path: epath.PathLike, what: str, advice: str) -> epath.Path:
+    """`path`, if it is a directory; else a `DatasetError` that says what was expected there.
+
+    Paths may be remote (`gs://`) where fsspec knows how to reach them.
+    """
+    directory = epath.Path(path).expanduser()
     if not directory.is_dir():
         raise DatasetError(f"{what} not found: {directory} is not a directory. {advice}")
     return directory
 
 
-def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, refusing names that lead out of `root`."""
-    path = root / relative.lstrip("/")
-    if ".." in Path(relative).parts:
-        raise DatasetError(f"{relative!r} leads out of the data set's root {root}; remove the '..'")
-    return path
+def inside(root: epath.Path, relative: str) -> epath.Path:
+    """`root / relative`, refusing names that lead out of `root`, and those of two lines."""
+    if relative.startswith("/") or ".." in relative.split("/"):
+        raise DatasetError(
+            f"{relative!r} leads out of the data set's root {root}; paths in lists and manifests "
+            "are relative to it and have no '..'"
+        )
+    if relative:
+        check_name(relative, f"a file of {root}")
+    return root / relative
 
 
-def read_rgb(path: Path) -> np.ndarray:
-    """An image file as uint8 (h, w, 3); grey is repeated, alpha dropped, EXIF rotation ignored.
+def is_local(path: epath.Path) -> bool:
+    """Whether asking for each of thousands of files is cheap."""
+    return "://" not in str(path)
 
-    EXIF is ignored because annotations are stored unrotated, as the reference pipelines read them.
+
+def entries(directory: epath.Path) -> list[epath.Path]:
+    """What is in a folder, sorted by name, but for hidden files.
+
+    Raises:
+        DatasetError: a folder that cannot be read; a name that is not UTF-8 or has a line break,
+            which no list could hold.
     """
-    with _open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise DatasetError(
-                f"{path} has mode {image.mode}; images must have 8 bits per channel, because how "
-                "brighter ones are to be mapped is not known. Is it a depth map?"
-            )
-        with warnings.catch_warnings():
-            # Palette images with transparency in bytes: the colours are right all the same.
-            warnings.filterwarnings("ignore", "Palette images with Transparency")
-            return np.asarray(_decoded(image.convert, path, "RGB"))
+    try:
+        found = [path for path in directory.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise DatasetError(f"{directory} cannot be read: {error}") from error
+    for path in found:
+        check_name(path.name, f"a file of {directory}")
+    return sorted(found)
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """An 8-bit one-channel PNG of class ids as uint8 (h, w); palette images give their indices."""
-    with _open(path) as image:
-        # Pillow stretches grey PNGs of 1, 2 or 4 bits to 0..255, which would change the ids.
-        if image.mode not in ("L", "P") or (image.mode == "L" and _bits(path) != 8):
-            raise DatasetError(
-                f"{path} has mode {image.mode}, {_bits(path)} bits; a label map must "
-                "be an 8-bit single-channel (or "
-                "palette) PNG whose pixel values are class ids"
-            )
-        return np.asarray(_decoded(np.array, path, image), np.uint8)
+def listed(directory: epath.Path, suffixes: Sequence[str]) -> list[epath.Path]:
+    """Those `entries` of a folder that have one of the suffixes (".png")."""
+    return [path for path in entries(directory) if path.suffix.lower() in suffixes]
 
 
-def read_depth16(path: Path, metres_per_unit: float) -> np.ndarray:
-    """A 16-bit PNG as float32 metres (h, w): stored value x `metres_per_unit`; 0 is "no value"."""
-    with _open(path) as image:
-        if not image.mode.startswith("I"):
-            raise DatasetError(
-                f"{path} has mode {image.mode}; depth must be a 16-bit single-channel PNG (an "
-                "8-bit picture of a depth map has lost its scale)"
-            )
-        stored = np.asarray(_decoded(np.array, path, image))
-    return stored.astype(np.float32) * np.float32(metres_per_unit)
+def check_name(name: str, where: str) -> None:
+    """Raises a `DatasetError` if a file's name holds bytes that are no text, or a line break."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"{where} is called {name!r}, which is not UTF-8; rename it") from error
+    if name.splitlines() != [name]:
+        raise DatasetError(f"{where} is called {name!r}, which is more than one line; rename it")
 
 
-def same_size(image: np.ndarray, target: np.ndarray, image_path: Path, target_path: Path) -> None:
-    """Raises a `DatasetError` unless an image and its annotation have the same height and width."""
-    if image.shape[:2] != target.shape[:2]:
-        raise DatasetError(
-            f"sizes disagree (h x w): {image_path} is {image.shape[0]} x {image.shape[1]}, "
-            f"{target_path} is {target.shape[0]} x {target.shape[1]}; one of the two files is not "
-            "what its name says"
-        )
-
-
-def _open(path: Path) -> Image.Image:
+def read_text(path: epath.Path, what: str, advice: str) -> str:
+    """A text file in UTF-8, without a byte order mark; a `DatasetError` says `what` is missing."""
     if not path.is_file():
-        raise DatasetError(f"file not found: {path}")
+        raise DatasetError(f"{what} not found: {path}. {advice}")
     try:
-        image = Image.open(path)
-    except Exception as error:  # Pillow raises many types for damaged headers
-        raise _unreadable(path, error) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise DatasetError(
-            f"{path} claims {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS}"
-        )
-    return image
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{what} cannot be read: {error}. {advice}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def _bits(path: Path) -> int:
-    """Bits per sample in the header of a PNG; 8 for other formats."""
-    with path.open("rb") as file:
-        header = file.read(25)
-    return header[24] if header[:8] == b"\x89PNG\r\n\x1a\n" and len(header) == 25 else 8
+def read_rows(path: epath.Path, columns: int, what: str, advice: str) -> list[list[str]]:
+    """The lines of a list file, split at blanks; empty lines are left out.
+
+    Args:
+        path: the list.
+        columns: how many each line must have at least.
+        what: what the list is, for errors.
+        advice: what to do if it is missing.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path, what, advice).splitlines(), 1):
+        row = line.split()
+        if row and len(row) < columns:
+            raise DatasetError(
+                f"{path}, line {number}: expected {columns} columns, found {line.strip()!r}"
+            )
+        if row:
+            rows.append(row)
+    if not rows:
+        raise DatasetError(f"{path}, {what}, is empty. {advice}")
+    return rows
 
 
-def _decoded(decode: Any, path: Path, argument: Any) -> Any:
-    try:
-        return decode(argument)
-    except Exception as error:  # zlib, struct, OSError and SyntaxError all mean a damaged file
-        raise _unreadable(path, error) from error
+def check_split(split: str, dataset: str) -> None:
+    """Raises a `DatasetError` unless `split` is "train" or "validation"."""
+    if split not in SPLITS:
+        raise DatasetError(f"{dataset} has no split {split!r}; use one of {', '.join(SPLITS)}")
 
 
-def _unreadable(path: Path, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"unreadable image file {path} ({type(error).__name__}: {error}); download or export it "
-        "again, or take it out of the data set"
-    )
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The most similar of the known words, for a message about a mistyped one."""
+    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]

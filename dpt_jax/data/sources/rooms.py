@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dpt_jax.data.sources import raycast
+from dpt_jax.data.sources.base import SPLITS
 from dpt_jax.data.sources.furniture import (
     BRICKS,
     CHECKER,
@@ -49,8 +50,6 @@ PALETTE: np.ndarray = np.array(
     np.uint8,
 )  # fmt: skip
 """(len(CLASSES), 3) colours to draw label maps with."""
-
-_SPLITS = ("train", "validation")
 
 # A lattice that every scene shares: the hash behind mottled paint and unequal planks.
 _LATTICE = np.random.default_rng(2020).random((64, 64), np.float32)
@@ -296,7 +295,7 @@ class Rooms:
         Raises:
             ValueError: For a split, size, length or seed out of range.
         """
-        if split not in _SPLITS:
+        if split not in SPLITS:
             raise ValueError(f"split must be 'train' or 'validation', not {split!r}")
         if min(size) < 16:
             raise ValueError(f"size must be at least 16 pixels each way, not {size}")
@@ -327,7 +326,7 @@ class Rooms:
         """
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside [0, {self.length})")
-        rng = np.random.default_rng((self.seed, _SPLITS.index(self.split), int(index)))
+        rng = np.random.default_rng((self.seed, SPLITS.index(self.split), int(index)))
         scene = sample_scene(rng)
         radiance, depth, label = render(scene, self.size)
         image = np.sqrt(radiance)  # A display gamma of 2.

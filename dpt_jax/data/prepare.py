@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies a data set into a few large files, which are checked and moved more easily than many small ones.
+
+The copy holds the bytes of the data set's files, unchanged; `sources.prepared` describes it and
+reads it. It is written part by part by a builder of TensorFlow Datasets (TFDS), without TensorFlow.
+Every finished part is kept, with its checksum, until all are there:
+
+    OUT.incomplete/
+        plan.json         what is being prepared; another data set is refused
+        copy/             finished parts; becomes OUT when all are there
+        SHARD.json        size and checksum of a finished part, and of its first example
+        building/         the part that is being written
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+from absl import logging
+from etils import epath
+
+from dpt_jax.data.sources import base, files, prepared
+
+PART_BYTES = 64 << 20
+"""Size that parts are given; each becomes one shard. Writing one needs several times the memory."""
+
+# TFDS collects a part in memory, too; beyond 1000 MiB it would go on with TensorFlow.
+_MAX_PART_BYTES = 900 << 20
+_VERSION = "1.0.0"
+_CHECKSUMS = "checksums.sha256"
+_PROBES = 16
+
+
+class _Part(NamedTuple):
+    split: str
+    source: Any
+    examples: range
+    shard: str
+    expected_bytes: float
+
+
+def prepare(
+    source_name: str,
+    splits: Mapping[str, Any],
+    out: epath.PathLike,
+    *,
+    examples_per_part: int | None = None,
+    check: bool = True,
+    progress: bool = True,
+) -> Path:
+    """Copies splits of a data set into one folder of ArrayRecord files.
+
+    Index i of a prepared split is index i of its source. After an interruption, the same call goes
+    on behind the last finished part. Two copies hold equal records, though not always in equal
+    bytes: protobuf writes the fields of a record in any order.
+
+    Args:
+        source_name: what `config.data.source` calls the data set; kept for the record.
+        splits: by name, sources with `meaning` and `encoded` (see `files.FileSource`), which may be
+            remote. Threads read from them at the same time.
+        out: folder to make, on a local disk; it appears when it is complete.
+        examples_per_part: None makes parts of about `PART_BYTES`.
+        check: decode every example before it is copied, so that what is prepared can be trained on.
+        progress: show a bar, or a line for each part if stderr is no terminal.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DatasetError: `out` is remote, exists, or its unfinished copy is of other data; the disk is
+            full; an example has other fields than the first; with `check`, an example that cannot
+            be decoded, by the name of its file.
+    """
+    out = _new_folder(out)
+    work = out.with_name(f"{out.name}.incomplete")
+    plan, parts = {"source": source_name}, []
+    for name, source in splits.items():
+        part_of_plan, parts_of_split = _plan(name, source, examples_per_part)
+        plan |= part_of_plan
+        parts += parts_of_split
+    features = prepared.features(parts[0].source.encoded(0))
+    _begin(work, plan)
+    todo = [part for part in parts if not _is_finished(work, part)]
+    _check_space(work, todo)
+
+    total = sum(len(part.examples) for part in parts)
+    done = total - sum(len(part.examples) for part in todo)
+    # disable=None: a bar on terminals only.
+    bar = tqdm.tqdm(total=total, initial=done, unit=" examples", disable=None if progress else True)
+    with bar:
+        for part in todo:
+            _write_part(work, part, _read(part, features, check, bar), features)
+            done += len(part.examples)
+            if progress and bar.disable:
+                print(f"prepared {done} of {total} examples", file=sys.stderr, flush=True)
+    with _writing(work, "the metadata"):
+        _write_metadata(work, source_name, parts, features)
+        os.rename(work / "copy", out)
+    shutil.rmtree(work)
+    return out
+
+
+def verify(directory: str | os.PathLike[str]) -> list[str]:
+    """Compares every file of prepared data with its checksum.
+
+    Returns:
+        One sentence for each file that is missing or changed; none if all is well.
+    """
+    listing = Path(directory).expanduser() / _CHECKSUMS
+    try:
+        lines = listing.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{listing} cannot be read: {error}"]
+    problems = [] if lines else [f"{listing} is empty"]
+    for line in lines:
+        checksum, _, name = line.partition("  ")
+        path = listing.parent / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif _sha256(path) != checksum:
+            problems.append(f"{path} is damaged: its checksum is not that in {_CHECKSUMS}")
+    return problems
+
+
+def _new_folder(out: epath.PathLike) -> Path:
+    if not base.is_local(epath.Path(out)):
+        raise base.DatasetError(
+            f"{out}: prepared data is written to local disks only. Prepare into a local folder, "
+            "then copy that (`gcloud storage cp -r`)"
+        )
+    path = Path(out).expanduser().absolute()
+    if path.exists():
+        raise base.DatasetError(f"{path} exists; delete it, or choose a folder that does not")
+    return path
+
+
+def _plan(
+    split: str, source: Any, examples_per_part: int | None
+) -> tuple[dict[str, Any], list[_Part]]:
+    """What tells the data of a split from other data, and its parts.
+
+    Sizes are guessed from a few examples: asking for those of all files would take too long.
+    """
+    count = len(source)
+    probes = [source.encoded(int(i)) for i in np.linspace(0, count - 1, min(_PROBES, count))]
+    size = sum(_size(prepared.record(probe)) for probe in probes) / len(probes)
+    step = examples_per_part or max(1, min(count, int(PART_BYTES / max(size, 1))))
+    plan = {
+        f"{split}: number of examples": count,
+        f"{split}: names": _digest([source.name(i) for i in range(count)]),
+        f"{split}: meaning": source.meaning.to_json(),
+        f"{split}: examples per part": step,
+    }
+    starts = range(0, count, step)
+    parts = []
+    for i, start in enumerate(starts):
+        examples = range(start, min(start + step, count))
+        shard = f"{prepared.NAME}-{split}.array_record-{i:05d}-of-{len(starts):05d}"
+        parts.append(_Part(split, source, examples, shard, size * len(examples)))
+    return plan, parts
+
+
+def _begin(work: Path, plan: dict[str, Any]) -> None:
+    """Makes the folder of the unfinished copy, or makes sure that it is a copy of the same data."""
+    written = work / "plan.json"
+    with _writing(work, "the plan"):
+        work.mkdir(parents=True, exist_ok=True)
+        if not written.exists():
+            if any(path.name != f"{written.name}.new" for path in work.iterdir()):
+                raise base.DatasetError(f"{work} was not begun by `dpt-jax data prepare`; move it")
+            _write_json(written, plan)
+        (work / "copy").mkdir(exist_ok=True)
+    before, now = json.loads(written.read_text()), json.loads(json.dumps(plan))
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
+    if changed:
+        raise _other_data(work, ", ".join(changed))
+
+
+def _other_data(work: Path, what: str) -> base.DatasetError:
+    return base.DatasetError(
+        f"{work} was begun with other data (changed: {what}). Delete it to begin anew, or choose "
+        "another folder"
+    )
+
+
+def _is_finished(work: Path, part: _Part) -> bool:
+    shard, manifest = work / "copy" / part.shard, _manifest(work, part)
+    if not (shard.exists() and manifest.exists()):
+        return False
+    expected = json.loads(manifest.read_text())
+    first = prepared.record(part.source.encoded(part.examples[0]))
+    if expected["first"] != _digest(first.values()):
+        raise _other_data(work, f"{part.split}: contents of {first['name']}")
+    if expected["sha256"] == _sha256(shard):
+        return True
+    logging.warning("%s has changed since it was written; it is prepared again", shard)
+    return False
+
+
+def _check_space(work: Path, parts: Sequence[_Part]) -> None:
+    needed = sum(part.expected_bytes for part in parts) * 1.02
+    free = shutil.disk_usage(work).free
+    if needed > free:
+        raise base.DatasetError(
+            f"about {needed / 1e9:.1f} GB are needed in {work}, {free / 1e9:.1f} GB are free; make "
+            "room, or choose a folder on another disk"
+        )
+
+
+def _read(
+    part: _Part, features: Mapping[str, Any], check: bool, bar: tqdm.tqdm
+) -> list[dict[str, Any]]:
+    def read(index: int) -> dict[str, Any]:
+        encoded = part.source.encoded(index)
+        if check:
+            files.decode(encoded, part.source.meaning)
+        return prepared.record(encoded)
+
+    records, size = [], 0
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for record in pool.map(read, part.examples):
+            if record.keys() != features.keys():
+                raise base.DatasetError(
+                    f"{record['name']} has {', '.join(record)}, but the first example has "
+                    f"{', '.join(features)}; all examples must have the same"
+                )
+            size += _size(record)
+            if size > _MAX_PART_BYTES:
+                raise base.DatasetError(
+                    f"the {len(part.examples)} examples from {records[0]['name']} on are more "
+                    f"than {_MAX_PART_BYTES >> 20} MiB; delete the unfinished copy and pass a "
+                    "smaller examples_per_part to prepare()"
+                )
+            records.append(record)
+            bar.update()
+    return records
+
+
+@functools.cache
+def _builder_class() -> Any:
+    """Made only once: TFDS keeps every class of builders, and with it all that it refers to."""
+    import tensorflow_datasets as tfds
+
+    class DptData(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """One part of a data set as a data set of TFDS."""
+
+        name = prepared.NAME
+        VERSION = tfds.core.Version(_VERSION)
+
+        def __init__(self, *, split: str, records: Iterator[Any], features: Any, data_dir: Path):
+            self._split, self._records, self._described = split, records, features
+            super().__init__(data_dir=data_dir)
+
+        def _info(self) -> Any:
+            described = tfds.features.FeaturesDict(self._described)
+            return tfds.core.DatasetInfo(builder=self, features=described, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager: Any) -> Any:
+            return {self._split: self._generate_examples()}
+
+        def _generate_examples(self) -> Any:
+            yield from enumerate(self._records)
+
+    return DptData
+
+
+def _write_part(
+    work: Path, part: _Part, records: Sequence[dict[str, Any]], features: dict[str, Any]
+) -> None:
+    import tensorflow_datasets as tfds
+
+    building, shard = work / "building", work / "copy" / part.shard
+    shutil.rmtree(building, ignore_errors=True)
+    tfds.disable_progress_bar()
+    # TFDS prints that it "downloads".
+    with _writing(work, part.shard), contextlib.redirect_stdout(io.StringIO()):
+        # An iterator, because it lets go of the records at its end; TFDS does so much later.
+        builder = _builder_class()(
+            split=part.split, records=iter(records), features=features, data_dir=building
+        )
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(num_shards=1),
+        )
+        (written,) = builder.data_path.glob(f"{prepared.NAME}-*")
+        os.replace(written, shard)
+        identity = {"bytes": shard.stat().st_size, "sha256": _sha256(shard)}
+        identity["first"] = _digest(records[0].values())
+        _write_json(_manifest(work, part), identity)
+
+
+@contextlib.contextmanager
+def _writing(work: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError if a disk is full
+        raise base.DatasetError(
+            f"{what} could not be written ({error}). Finished parts are kept in {work}; make room "
+            "and run the same command again"
+        ) from error
+
+
+def _write_metadata(
+    work: Path, source_name: str, parts: Sequence[_Part], features: dict[str, Any]
+) -> None:
+    """Writes what belongs beside the shards."""
+    import tensorflow_datasets as tfds
+
+    copy = work / "copy"
+    written = {part.shard: json.loads(_manifest(work, part).read_text()) for part in parts}
+    sources = {part.split: part.source for part in parts}
+    infos = []
+    for split, source in sources.items():
+        mine = [part for part in parts if part.split == split]
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(part.examples) for part in mine],
+                num_bytes=sum(written[part.shard]["bytes"] for part in mine),
+            )
+        )
+        names = [source.name(i) for i in range(len(source))]
+        _write_json(copy / f"names-{split}.json", names)
+    metadata = {
+        "source": source_name,
+        "meaning": {split: source.meaning.to_json() for split, source in sources.items()},
+        "bytes": {shard: identity["bytes"] for shard, identity in written.items()},
+    }
+    tfds.folder_dataset.write_metadata(
+        data_dir=copy,
+        features=features,
+        split_infos=infos,
+        version=_VERSION,
+        check_data=False,
+        metadata=tfds.core.MetadataDict(metadata),
+        disable_shuffling=True,
+    )
+    checksums = {shard: identity["sha256"] for shard, identity in written.items()}
+    for path in copy.iterdir():
+        if path.name not in checksums and path.name != _CHECKSUMS:
+            checksums[path.name] = _sha256(path)
+    lines = [f"{checksums[name]}  {name}\n" for name in sorted(checksums)]
+    (copy / _CHECKSUMS).write_text("".join(lines))
+
+
+def _manifest(work: Path, part: _Part) -> Path:
+    return work / f"{part.shard}.json"
+
+
+def _size(record: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in record.values() if isinstance(value, bytes))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(values: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        digest.update(f"{len(data)}:".encode() + data)
+    return digest.hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(value, indent=1))
+    os.replace(new, path)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run on damaged data: what it goes without is counted and named, also when it is resumed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parent / "damaged_run.py"
+
+
+def run(workdir, cache, **data):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, str(SCRIPT), str(workdir), json.dumps(data)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def rows(path, **wanted):
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in found if wanted.items() <= row.items()]
+
+
+def test_a_run_goes_on_within_its_budget_and_stops_beyond(tmp_path):
+    workdir, cache = tmp_path / "run", tmp_path / "cache"
+    first = run(workdir, cache, max_quarantined=3, workers=1)
+    assert first.returncode == 1, first.stderr
+    last = first.stderr.splitlines()[-1]
+    assert "error: 4 different training examples cannot be read, more than" in first.stderr
+    assert last.strip() == "rooms/train/00000007"  # the list of all four ends the error
+    assert "Traceback" not in first.stderr
+    assert first.stderr.count("goes without") == 4
+
+    found = rows(workdir / "quarantine.jsonl")
+    assert {row["name"] for row in found} == {f"rooms/train/{i:08d}" for i in (0, 1, 7, 23)}
+    assert all(row["error"] == f"damaged: {row['name']}" for row in found)
+    steps = [row["step"] for row in found]
+    assert steps == sorted(steps) and 6 < steps[3] <= 8  # beyond the last checkpoint
+
+    second = run(workdir, cache, max_quarantined=4)
+    assert second.returncode == 0, second.stderr
+    assert "starting at step 6 of 8" in second.stderr
+    assert second.stderr.count("goes without") == 1  # the three before step 6 are known
+    assert rows(workdir / "quarantine.jsonl") == found
+    lines = rows(workdir / "metrics.jsonl", kind="train")
+    assert [row["step"] for row in lines] == [2, 4, 6, 8]
+    assert [row["quarantined"] for row in lines] == [
+        sum(step <= row["step"] for step in steps) for row in lines
+    ]
+    # The baseline is of training examples and goes without the same ones.
+    final = json.loads((workdir / "eval" / "final.json").read_text())
+    assert final["baseline"]["images"] == 6

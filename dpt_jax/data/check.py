@@ -3,7 +3,7 @@
 
     report = check({"train": ..., "validation": ...})
     print(report.text())
-    write(report, "ade20k_check")         # check.html to look at, check.json, bad.txt
+    write(report, "ade20k_check")         # check.html to look at, check.json, bad_*.txt
 
 Threads, not processes: decoders and hashes release Python's lock, and every source can be shared.
 """
@@ -75,11 +75,6 @@ class Report:
             text = enumerated(names, f"names are {what}", f"name is {what}")
             found.append(Problem("warning", text))
         return sorted(found, key=lambda problem: problem.level)
-
-    @property
-    def bad_names(self) -> list[str]:
-        """Names of the examples that cannot be used."""
-        return list(dict.fromkeys(seen.name for split in self.splits for seen in split.bad))
 
     def text(self) -> str:
         """A summary in a few lines, what is wrong first."""
@@ -157,9 +152,10 @@ def check(
 
 
 def write(report: Report, out: epath.PathLike) -> epath.Path:
-    """Writes `check.html`, `check.json` and `bad.txt` to a folder.
+    """Writes `check.html`, `check.json` and a `bad_SPLIT.txt` for each split to a folder.
 
-    `bad.txt` has the name of an unusable example per line, as `config.data.quarantine` reads it.
+    `bad_train.txt` has the name of an unusable example per line, as `config.data.quarantine` reads
+    it.
 
     Returns:
         The path of the page.
@@ -168,8 +164,9 @@ def write(report: Report, out: epath.PathLike) -> epath.Path:
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
     (directory / "check.json").write_text(text + "\n", encoding="utf-8")
-    names = "".join(f"{name}\n" for name in report.bad_names)
-    (directory / "bad.txt").write_text(names, encoding="utf-8")
+    for split in report.splits:
+        names = "".join(f"{name}\n" for name in dict.fromkeys(seen.name for seen in split.bad))
+        (directory / f"bad_{split.name}.txt").write_text(names, encoding="utf-8")
     page = check_page.page(report.verdict, report.problems(), report.splits, report.pictures)
     (directory / "check.html").write_text(page, encoding="utf-8")
     return directory / "check.html"

@@ -15,7 +15,7 @@ from dpt_jax.data.check_report import PERCENTILES, Problem, SplitReport
 from dpt_jax.data.sources.base import IGNORE, Example
 
 _WIDTH = 480  # of a thumbnail, pixels
-_ROWS = 100  # of a table of bad examples; bad.txt has all
+_ROWS = 100  # of a table of bad examples; bad_SPLIT.txt has all
 # Near to far; evenly spaced in the logarithm of depth.
 _RAMP = ((255, 240, 150), (250, 160, 70), (205, 65, 90), (110, 40, 130), (25, 20, 75))
 _HOLE = (150, 150, 150)
@@ -198,7 +198,7 @@ def _sizes(split: SplitReport) -> str:
 
 def _bad(split: SplitReport) -> str:
     rows = [(seen.name, seen.kind, seen.error) for seen in split.bad[:_ROWS]]
-    more = f"<p>{len(split.bad) - _ROWS:,} more are in bad.txt.</p>"
+    more = f"<p>{len(split.bad) - _ROWS:,} more are in bad_{split.name}.txt.</p>"
     return (
         f"<h2>Examples of {html.escape(split.name)} that cannot be used</h2><section>"
         f"{_table(('name', 'kind', 'what is wrong'), rows)}"

@@ -111,7 +111,8 @@ def test_bad_examples_are_named_with_their_kind_and_error(labelled, tmp_path):
         assert str(tmp_path / "train" / f"<i>{seen.index}.") in seen.error
     assert report.splits[1].bad == []
     write(report, tmp_path / "out")
-    lines = (tmp_path / "out" / "bad.txt").read_text().splitlines()
+    assert (tmp_path / "out" / "bad_validation.txt").read_text() == ""
+    lines = (tmp_path / "out" / "bad_train.txt").read_text().splitlines()
     assert lines == [f"train/<i>{i}.jpg" for i in BAD]
 
 
@@ -295,7 +296,7 @@ def test_the_page_of_depth_has_histogram_and_pictures(tmp_path):
 def test_reports_are_reproducible(labelled, tmp_path):
     for workers in (1, 3):
         write(check(labelled, workers=workers), tmp_path / f"{workers}")
-    for name in ("check.html", "check.json", "bad.txt"):
+    for name in ("check.html", "check.json", "bad_train.txt"):
         one, other = ((tmp_path / folder / name).read_bytes() for folder in "13")
         assert one == other
 
@@ -383,7 +384,7 @@ def test_the_real_sample_says_that_its_splits_are_the_same():
     report = check(
         {split: ade20k(root=str(root), split=split) for split in ("train", "validation")}
     )
-    assert not report.ok and not report.bad_names
+    assert not report.ok and not any(split.bad for split in report.splits)
     assert [{split for split, _ in twins} for twins in report.same_images] == [
         {"train", "validation"}
     ] * 3

@@ -7,7 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parent / "damaged_run.py"
+import pytest
+
+from dpt_jax.training import train
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from small_run import small_config  # noqa: E402  (a script beside this file)
+
+SCRIPT = HERE / "damaged_run.py"
 
 
 def run(workdir, cache, **data):
@@ -57,3 +66,19 @@ def test_a_run_goes_on_within_its_budget_and_stops_beyond(tmp_path):
     # The baseline is of training examples and goes without the same ones.
     final = json.loads((workdir / "eval" / "final.json").read_text())
     assert final["baseline"]["images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"on_error": "skip"}, r"config\.data\.on_error 'skip'"),
+        ({"quarantine": "no/list.txt"}, r"--config\.data\.quarantine not found: no/list\.txt"),
+        ({"workers": 2, "prefetch": 7}, r"config\.data\.prefetch=7"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused_before_anything_is_written(tmp_path, changes, message):
+    config = small_config("depth")
+    config.data.update(changes)
+    with pytest.raises(Exception, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from absl import logging
 
+from dpt_jax.data.transforms import augment_settings
 from dpt_jax.models.dpt import DPT, build_model
 from dpt_jax.predict.processor import ImageProcessor
 from dpt_jax.training import config as run_config
@@ -222,7 +223,7 @@ def _processor_of_run(path: Path, config: Mapping[str, Any]) -> ImageProcessor:
     if (path / "preprocessor_config.json").is_file():  # a converted checkpoint
         return ImageProcessor.from_pretrained(path)
     data, settings = config["data"], config["eval"]
-    size = settings["size"] or data["augment"]["crop"]
+    size = settings["size"] or augment_settings(data["augment"])["crop"]
     if not size:
         size = data["rooms"]["size"] if data["source"] == "rooms" else 384
     return ImageProcessor(

@@ -20,7 +20,7 @@ from absl import logging
 from dpt_jax.data import pipeline
 from dpt_jax.data.quarantine import readable
 from dpt_jax.data.sources import Source, build_source
-from dpt_jax.data.transforms import build_augmentations
+from dpt_jax.data.transforms import augment_settings, build_augmentations
 from dpt_jax.evaluation import evaluate as evaluation
 from dpt_jax.evaluation.contact_sheet import contact_sheet
 from dpt_jax.models.dpt import DPT, abstract_variables, build_model
@@ -280,18 +280,19 @@ class checkpoint_on_sigterm:
 
 
 def _check_augmentations(config: Mapping[str, Any], model: DPT) -> None:
-    augment = config["data"]["augment"]
+    augment = augment_settings(config["data"]["augment"])
     patch: int = model.backbone.patch_size  # pyright: ignore
     if augment["crop"] and any(side % patch for side in augment["crop"]):
         raise run_config.ConfigError(
             f"config.data.augment.crop {augment['crop']}: both sides must be multiples of the "
             f"patch size {patch}, or pixels at the border would never be seen"
         )
-    if augment["long_side"] and model.task == "depth":
-        raise run_config.ConfigError(
-            "config.data.augment.long_side is for segmentation: it gives images of different sizes "
-            "different focal lengths, and depth in metres depends on that"
-        )
+    for key in ("long_side", "within"):
+        if augment[key] and model.task == "depth":
+            raise run_config.ConfigError(
+                f"config.data.augment.{key} is for segmentation: it gives images of different "
+                "sizes different focal lengths, and depth in metres depends on that"
+            )
 
 
 def _make_tx(config: Mapping[str, Any], steps: int, params: Any) -> Any:

@@ -10,7 +10,10 @@ import pytest
 from absl import logging
 from ml_collections import config_flags  # noqa: F401  (configs are read as train.py reads them)
 
+from dpt_jax.data import pipeline
+from dpt_jax.data.sources import build_source
 from dpt_jax.data.sources.rooms_layouts import write_layout
+from dpt_jax.data.transforms import augment_settings, build_augmentations
 from dpt_jax.training import train
 
 ROOT = Path(__file__).parents[2]
@@ -83,15 +86,46 @@ def small(c):
     return c
 
 
-@pytest.mark.parametrize("layout", RUNS)
-def test_twenty_steps(layout, tmp_path):
-    logging.set_verbosity(logging.WARNING)
+def prepared_config(layout, folder):
     get_config, changes = RUNS[layout]
-    config = small(get_config())
-    config.data.root = str(write_layout(layout, tmp_path / "data", train=6, validation=3))
+    config = get_config()
+    config.data.root = str(write_layout(layout, folder, train=6, validation=3))
     config.data.update(changes)
     if layout == "folder_masks":
         config.model.head.num_labels = 14
+    return config
+
+
+@pytest.mark.parametrize("layout", RUNS)
+def test_recipes_make_batches_of_their_data(layout, tmp_path):
+    config = prepared_config(layout, tmp_path / "data")
+    source = build_source(config.data, "train")
+    target = "label" if source.classes else "depth"
+    crop = augment_settings(config.data.augment)["crop"]
+    steps = build_augmentations(config.data.augment)
+    options = {"target": target, "seed": 0, "start_step": 0, "batch_size": 2}
+    with pipeline.train_stream(source, steps, **options) as stream:
+        batch = next(stream)
+    assert batch["image"].shape == (2, *crop, 3) and batch["image"].dtype == "uint8"
+    assert batch[target].shape == (2, *crop)
+    if target == "label":
+        assert config.model.head.num_labels == len(source.classes)
+        assert set(batch["label"].ravel()) <= {*range(len(source.classes)), 255}
+    else:
+        assert 0 < batch["depth"].max() < config.loss.max_depth == config.model.head.max_depth
+
+
+# The rest takes minutes and differs in nothing that is not tested above: `pytest -m slow`.
+QUICK = ("kitti", "folder_masks")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUNS],
+)
+def test_twenty_steps(layout, tmp_path):
+    logging.set_verbosity(logging.WARNING)
+    config = small(prepared_config(layout, tmp_path / "data"))
     found = train(config, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if row["kind"] == "train"]

@@ -7,14 +7,15 @@ manner of mmsegmentation 1.x: OpenCV wherever it has a function; segmentation le
 bytes. Each has four stages; `finish` makes tensors of what collate stacks.
 """
 
+import importlib
 import io
 from typing import Any
 
-import cv2  # pyright: ignore[reportMissingImports]
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from PIL import Image, ImageOps
 
+cv2: Any = importlib.import_module("cv2")  # its type hints refuse what it takes
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 Sample = tuple[Any, Any]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies a data set into a few large files, which are checked and moved more easily than many small ones.
+"""Copies a data set into a few large files, easier to check and to move than many small ones.
 
 The copy holds the bytes of the data set's files, unchanged; `sources.prepared` describes it and
 reads it. It is written part by part by a builder of TensorFlow Datasets (TFDS), without TensorFlow.

@@ -103,7 +103,7 @@ def nyuv2_tfds(*, root: str | None, split: str) -> NYUv2TFDS:
             "tensorflow-datasets importlib_resources"
         ) from error
     try:
-        builder = tfds.builder_from_directory(version)
+        builder: Any = tfds.builder_from_directory(version)
     except Exception as error:  # of JSON, protobuf or OSError: the folder's own metadata is damaged
         raise base.DatasetError(
             f"the metadata in {version} cannot be read ({type(error).__name__}: {error}). {_ADVICE}"

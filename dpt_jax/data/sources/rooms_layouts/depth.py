@@ -79,6 +79,7 @@ def nyuv2_mat(directory: Path, train: Drawing, validation: Drawing) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "nyu_depth_v2_labeled.mat"
     with h5py.File(path, "w", userblock_size=512) as file:
+        arrays = {}
         # MATLAB's axes are h w c n, and HDF5 lists them from the last to the first.
         for key, shape, dtype in (
             ("images", (3, 640, 480), "uint8"),
@@ -86,14 +87,16 @@ def nyuv2_mat(directory: Path, train: Drawing, validation: Drawing) -> None:
             ("rawDepths", (640, 480), "float32"),
             ("labels", (640, 480), "uint16"),
         ):
-            file.create_dataset(key, (total, *shape), dtype, chunks=(1, *shape), compression="gzip")
+            arrays[key] = file.create_dataset(
+                key, (total, *shape), dtype, chunks=(1, *shape), compression="gzip"
+            )
         for indices, rooms in ((training, train), (testing, validation)):
             for index, room in zip(indices, rooms, strict=True):
                 room.image[_NYU_BORDER] = 255
-                file["images"][index] = room.image.T
-                file["depths"][index] = room.depth.T
-                file["rawDepths"][index] = _measured(room).T
-                file["labels"][index] = room.label.T + 1
+                arrays["images"][index] = room.image.T
+                arrays["depths"][index] = room.depth.T
+                arrays["rawDepths"][index] = _measured(room).T
+                arrays["labels"][index] = room.label.T + 1
     with path.open("r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
     columns = {

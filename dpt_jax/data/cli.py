@@ -30,8 +30,8 @@ def add_commands(commands: Any) -> None:
         help="read everything and say what training would make of it",
         description="Decodes every example; tells which label values are mapped, ignored or out "
         "of range, how depth is distributed, which files are damaged, and what both splits share. "
-        "Writes check.html (look at it), check.json and bad_train.txt (for config.data.quarantine). "
-        "Exit status 1 if anything is wrong.",
+        "Writes check.html (look at it), check.json and bad_train.txt (for "
+        "config.data.quarantine). Exit status 1 if anything is wrong.",
     )
     checked.add_argument(
         "dataset",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run's configuration: resolved to plain data, stored, and compared when a run is resumed."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,10 +10,13 @@ from typing import Any
 
 import ml_collections
 
+from dpt_jax.data.sources import Source
+
 # What may differ between the start and the resumption of a run, because no parameter depends on it.
 MAY_CHANGE = (
     r"^train\.(log_every|evaluate_every|checkpoint_every|max_nonfinite)$",
-    r"^data\.(root|threads|workers|prefetch)$",
+    r"^data\.(root|description|lists\..*)$",  # what they lead to is compared: `fingerprint`
+    r"^data\.(threads|workers|prefetch)$",
     r"^data\.(on_error|max_quarantined|quarantine)$",  # they decide whether a run goes on
     r"^eval\.(batch_size|baseline_images)$",
     r"^mesh\.",
@@ -60,6 +64,10 @@ def validate(config: Mapping[str, Any]) -> None:
     for key in ("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every"):
         if train[key] < 1:
             raise ConfigError(f"config.train.{key}={train[key]} must be at least 1")
+    for key in ("batch_size", "multiple_of", "limit", "size"):
+        value = config["eval"][key]
+        if value is not None and value < 1:
+            raise ConfigError(f"config.eval.{key}={value} must be at least 1")
     if train["checkpoint_every"] % train["log_every"]:
         raise ConfigError(
             f"config.train.checkpoint_every={train['checkpoint_every']} must be a multiple of "
@@ -99,6 +107,19 @@ def save(config: Mapping[str, Any], path: Path) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     partial.replace(path)
+
+
+def fingerprint(source: Source) -> str:
+    """What tells a split from another: how many examples, and a hash of their names and meaning.
+
+    Where the files are is not part of it, nor whether they have been prepared.
+    """
+    meaning = getattr(source, "meaning", None)  # rooms have none
+    fields = meaning.to_json() if meaning else {}
+    told = {key: value for key, value in fields.items() if key not in ("dataset", "note")}
+    names = [source.name(index) for index in range(len(source))]
+    content = json.dumps([told, names], sort_keys=True)
+    return f"{len(source)} examples, {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def check_resumable(stored: Mapping[str, Any], config: Mapping[str, Any], workdir: Path) -> None:

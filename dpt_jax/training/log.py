@@ -40,7 +40,7 @@ class RunLog:
 
         path = workdir / "metrics.jsonl"
         # The final evaluation belongs to no checkpoint: a complete run repeats it.
-        _keep(path, lambda row: row["step"] <= start_step and row["kind"] != "final")
+        keep_rows(path, lambda row: row["step"] <= start_step and row["kind"] != "final")
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
 
@@ -80,7 +80,7 @@ class QuarantineLog:
 
     def __init__(self, workdir: Path, start_step: int, source: Readable):
         self._path, self._source = workdir / "quarantine.jsonl", source
-        rows = _keep(self._path, lambda row: row["step"] <= start_step)
+        rows = keep_rows(self._path, lambda row: row["step"] <= start_step)
         excluded = {source.name(index) for index in source.excluded}
         self._names = [row["name"] for row in rows if row["name"] not in excluded]
 
@@ -125,7 +125,7 @@ def _without_torch() -> Iterator[None]:
             del sys.modules["torch"]
 
 
-def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
     """Reduces a file of JSON lines, which need not exist, to the wanted rows; returns those."""
     if not path.exists():
         return []

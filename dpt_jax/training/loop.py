@@ -19,14 +19,14 @@ from absl import logging
 
 from dpt_jax.data import pipeline
 from dpt_jax.data.quarantine import readable
-from dpt_jax.data.sources import Source, build_source
+from dpt_jax.data.sources import DatasetError, Source, build_source
 from dpt_jax.data.transforms import augment_settings, build_augmentations
 from dpt_jax.evaluation import evaluate as evaluation
 from dpt_jax.evaluation.contact_sheet import contact_sheet
 from dpt_jax.models.dpt import DPT, abstract_variables, build_model
 from dpt_jax.training import checkpoint, optimizer, sharding, validation
 from dpt_jax.training import config as run_config
-from dpt_jax.training.log import Progress, QuarantineLog, RunLog, write_environment
+from dpt_jax.training.log import Progress, QuarantineLog, RunLog, keep_rows, write_environment
 from dpt_jax.training.step import init_state, make_train_step, with_values
 from dpt_jax.training.workdir import initial_values
 
@@ -80,6 +80,7 @@ def train(
     model = build_model(config["model"])
     validation.check_classes(model, train_source)
     _check_augmentations(config, model)
+    validation.check_multiple(config, model)
     _make_tx(config, config["train"]["steps"], abstract_variables(model)["params"])
     mesh = sharding.make_mesh(**config["mesh"])
     batch_size, total_steps = config["train"]["batch_size"], config["train"]["steps"]
@@ -88,6 +89,10 @@ def train(
 
     if task == "segmentation":
         config["labels"] = tuple(train_source.classes)  # for those who use the model
+    config["examples"] = {
+        "train": run_config.fingerprint(train_source),
+        "validation": run_config.fingerprint(validation_source),
+    }
 
     workdir = Path(workdir)
     stored = workdir / "config.json"
@@ -143,47 +148,55 @@ def train(
             )
         )
         quarantine = QuarantineLog(workdir, start_step, examples)
-        watch = _Watch(train_source, workdir, config["train"]["max_nonfinite"])
+        watch = _Watch(train_source, workdir, start_step, config["train"]["max_nonfinite"])
         progress = Progress(total_steps, batch_size)
 
         if step < total_steps:
-            # What is wrong with validation images, or with the memory they need, shows now.
+            # Whether evaluating works, and its memory suffices, shows now and not hours later.
             evaluate(state.variables, step, config["eval"]["batch_size"])
             progress.restart()
 
-        while step < total_steps and not terminated.is_set():
-            asked = time.perf_counter()
-            batch = next(stream)
-            waited = time.perf_counter() - asked
-            quarantine.add(step + 1, batch)
-            arrays = {key: batch[key] for key in ("image", target)}
-            state, metrics = train_step(state, sharding.shard_batch(mesh, arrays))
-            step += 1
-            watch.add(step, metrics, batch["index"])
-            if step == start_step + 1:
-                jax.block_until_ready(state)
-                progress.restart()  # the first step compiles, which says nothing about speed
-            else:
-                progress.step(waited)
+        try:
+            while step < total_steps and not terminated.is_set():
+                asked = time.perf_counter()
+                batch = next(stream)
+                waited = time.perf_counter() - asked
+                quarantine.add(step + 1, batch)
+                arrays = {key: batch[key] for key in ("image", target)}
+                state, metrics = train_step(state, sharding.shard_batch(mesh, arrays))
+                step += 1
+                watch.add(step, metrics, batch["index"])
+                if step == start_step + 1:
+                    jax.block_until_ready(state)
+                    progress.restart()  # the first step compiles, which says nothing about speed
+                else:
+                    progress.step(waited)
 
-            due = {k: step % config["train"][f"{k}_every"] == 0 for k in _INTERVALS}
-            last = step == total_steps
-            if due["log"] or last:
-                means = watch.flush()
-                text, speeds = progress.line(step, means)
-                logging.info("%s", text)
-                counts = {"quarantined": quarantine.count}
-                log.scalars(step, "train", means | speeds | counts)
-            if due["evaluate"] or last:
-                found = evaluate(state.variables, step, config["eval"]["limit"])
-                _record(found, step, log, workdir, validation_source)
-                if _is_better(found, meta):
-                    meta = {"best_score": found.main_score, "best_step": step}
-                    checkpoints.save_best(state, step, meta)
-            if due["checkpoint"] or last:
-                checkpoints.save(state, step, meta)
-            if due["evaluate"] or due["checkpoint"]:
-                progress.restart()
+                due = {k: step % config["train"][f"{k}_every"] == 0 for k in _INTERVALS}
+                last = step == total_steps
+                if due["log"] or last:
+                    means = watch.flush()
+                    text, speeds = progress.line(step, means)
+                    logging.info("%s", text)
+                    counts = {"quarantined": quarantine.count}
+                    log.scalars(step, "train", means | speeds | counts)
+                if due["evaluate"] or last:
+                    found = evaluate(state.variables, step, config["eval"]["limit"])
+                    _record(found, step, log, workdir, validation_source)
+                    if _is_better(found, meta):
+                        meta = {"best_score": found.main_score, "best_step": step}
+                        checkpoints.save_best(state, step, meta)
+                if due["checkpoint"] or last:
+                    checkpoints.save(state, step, meta)
+                if due["evaluate"] or due["checkpoint"]:
+                    progress.restart()
+        except DatasetError as error:
+            checkpoints.save(state, step, meta)
+            raise DatasetError(
+                f"{error}\nStep {step} is saved; once the data is mended, the same command "
+                "continues. `dpt-jax data check` finds everything of the kind; "
+                "--config.data.on_error=quarantine trains without images that cannot be read"
+            ) from error
 
         if step < total_steps:
             watch.flush()
@@ -213,8 +226,9 @@ _INTERVALS = ("log", "evaluate", "checkpoint")
 class _Watch:
     """Collects metrics of the steps in flight and stops a run that has diverged."""
 
-    def __init__(self, source: Source, workdir: Path, limit: int):
+    def __init__(self, source: Source, workdir: Path, start_step: int, limit: int):
         self._source, self._path, self._limit = source, workdir / "nonfinite.jsonl", limit
+        keep_rows(self._path, lambda row: row["step"] <= start_step)
         self._pending: collections.deque[tuple[int, Any, np.ndarray]] = collections.deque()
         self._window: list[dict[str, float]] = []
         self._consecutive: list[int] = []

@@ -13,6 +13,7 @@ import optax
 from dpt_jax.evaluation.inference import normalize
 from dpt_jax.models.dpt import DPT
 from dpt_jax.training import losses, sharding
+from dpt_jax.training.config import ConfigError
 
 Metrics = dict[str, jax.Array]
 
@@ -110,7 +111,16 @@ def make_train_step(
     loss_config = dict(config["loss"])
     mean, std = config["data"]["mean"], config["data"]["std"]
 
+    patch: int = model.backbone.patch_size  # pyright: ignore[reportAttributeAccessIssue]
+
     def loss_of(params: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
+        h, w = batch["image"].shape[1:3]
+        if h % patch or w % patch:
+            raise ConfigError(
+                f"training images of {h} x {w} are no multiple of the patch size {patch}: what "
+                "exceeds whole patches would never be seen, and the prediction of the rest be "
+                "stretched over it. Set --config.data.augment.crop"
+            )
         output, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             normalize(batch["image"], mean, std),

@@ -47,12 +47,7 @@ def make_evaluate(
         source: the split's examples.
         split: its name, stored with the numbers.
     """
-    patch: int = model.backbone.patch_size  # pyright: ignore[reportAttributeAccessIssue]
-    if config["eval"]["multiple_of"] % patch:
-        raise ConfigError(
-            f"config.eval.multiple_of={config['eval']['multiple_of']} must be a multiple of the "
-            f"patch size {patch}, or pixels at the border would never be seen"
-        )
+    check_multiple(config, model)
     batch = jax.NamedSharding(mesh, sharding.BATCH)
     predict = make_predict(model, config["data"]["mean"], config["data"]["std"], batch)
 
@@ -95,6 +90,16 @@ def make_baseline(config: Mapping[str, Any], model: DPT, train_source: Source) -
     )
     classes = model.head.num_labels if target == "label" else None  # pyright: ignore
     return PixelPrior(examples, classes)
+
+
+def check_multiple(config: Mapping[str, Any], model: DPT) -> None:
+    """Raises a ConfigError if `config.eval.multiple_of` is no multiple of the model's patches."""
+    patch: int = model.backbone.patch_size  # pyright: ignore[reportAttributeAccessIssue]
+    if config["eval"]["multiple_of"] % patch:
+        raise ConfigError(
+            f"config.eval.multiple_of={config['eval']['multiple_of']} must be a multiple of the "
+            f"patch size {patch}, or pixels at the border would never be seen"
+        )
 
 
 def check_classes(model: DPT, source: Source) -> None:

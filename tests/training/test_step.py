@@ -11,7 +11,7 @@ import pytest
 from configs import quickstart
 from dpt_jax.models.dpt import build_model
 from dpt_jax.training import config as run_config
-from dpt_jax.training import optimizer, sharding
+from dpt_jax.training import ConfigError, optimizer, sharding
 from dpt_jax.training.step import init_state, make_train_step
 
 BATCH, SIZE = 8, (32, 64)
@@ -35,7 +35,7 @@ def tiny_config(task):
     return run_config.resolve(c)
 
 
-def make_step(task, mesh):
+def make_step(task, mesh, initialise=True):
     config = tiny_config(task)
     model = build_model(config["model"])
 
@@ -45,7 +45,7 @@ def make_step(task, mesh):
     init = init_state(model, lambda p: make_tx(p)[0], 0, SIZE)
     abstract = jax.eval_shape(init)
     shardings = sharding.state_shardings(mesh, abstract)
-    state = jax.jit(init, out_shardings=shardings)()
+    state = jax.jit(init, out_shardings=shardings)() if initialise else abstract
     return state, make_train_step(model, *make_tx(abstract.params), config, shardings)
 
 
@@ -170,3 +170,16 @@ def test_a_step_that_is_not_finite_leaves_all_but_the_step_as_it_was(task, monke
 def test_the_global_norm_is_of_all_gradients():
     tree = {"a": np.full((2, 2), 3.0, np.float32), "b": np.full(4, 4.0, np.float32)}
     assert float(optax.tree.norm(tree)) == pytest.approx((4 * 9 + 4 * 16) ** 0.5)
+
+
+def test_images_that_are_no_whole_patches_are_refused():
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        state, step = make_step("depth", mesh, initialise=False)
+        batch = {
+            "image": jax.ShapeDtypeStruct((BATCH, SIZE[0] + 8, SIZE[1], 3), "uint8"),
+            "depth": jax.ShapeDtypeStruct((BATCH, SIZE[0] + 8, SIZE[1]), "float32"),
+        }
+        message = rf"{SIZE[0] + 8} x {SIZE[1]} .* patch size 16.*config\.data\.augment\.crop"
+        with pytest.raises(ConfigError, match=message):
+            jax.eval_shape(step, state, batch)

@@ -15,6 +15,9 @@ positive number, so that histograms of any two images can be added."""
 
 BINS = 0x7F800000 >> BITS  # the bits of infinity
 
+OUT_OF_RANGE = "label values out of range"
+"""The kind of an example whose label map holds values without a meaning."""
+
 
 class StoredSource(base.Source, Protocol):
     """A source whose examples are files (`files.FileSource` and its prepared copies)."""
@@ -56,6 +59,7 @@ class Observation(NamedTuple):
         name: see `base.Source.name`.
         digest: SHA-256 of the image file, None if it could not be read.
         size: (h, w) of the example, None if it is bad.
+        orientation: of the image, which training does not apply (see `decode.orientation`).
         stored: int64 (256,), pixels of each stored label value; None if there is no readable label.
         depths: None if there is no depth or the example is bad.
         kind: in which way the example is bad; empty if it is good.
@@ -66,6 +70,7 @@ class Observation(NamedTuple):
     name: str
     digest: bytes | None = None
     size: tuple[int, int] | None = None
+    orientation: int = 1
     stored: np.ndarray | None = None
     depths: Depths | None = None
     kind: str = ""
@@ -79,7 +84,10 @@ def observe(source: StoredSource, index: int, max_depth: float | None = None) ->
         encoded = source.encoded(index)
     except Exception as error:  # what would stop the check belongs in its report
         return seen._replace(kind="missing or unreadable file", error=_said(error))
-    seen = seen._replace(digest=hashlib.sha256(encoded.image).digest())
+    seen = seen._replace(
+        digest=hashlib.sha256(encoded.image).digest(),
+        orientation=decode.orientation(encoded.image),
+    )
     try:
         example = files.decode(encoded, source.meaning)
     except base.DatasetError as error:
@@ -113,10 +121,14 @@ def _diagnose(encoded: files.Encoded, meaning: files.Meaning) -> tuple[str, np.n
         return "unreadable or unfit label map", None
     if encoded.depth is not None and depth is None:
         return "unreadable or unfit depth map", stored
-    if any(target is not None and target.shape != image.shape[:2] for target in (ids, depth)):
-        return "sizes disagree", stored
+    h, w = image.shape[:2]
+    shapes = {target.shape for target in (ids, depth) if target is not None}
+    if shapes - {(h, w)}:
+        turned = (w, h) in shapes and decode.orientation(encoded.image) > 4
+        why = ", as its EXIF orientation is not applied to the image" if turned else ""
+        return f"sizes disagree{why}", stored
     if stored is not None and any(int(v) not in meaning.class_of for v in np.flatnonzero(stored)):
-        return "label values out of range", stored
+        return OUT_OF_RANGE, stored
     return "refused", stored
 
 

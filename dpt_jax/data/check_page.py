@@ -19,6 +19,7 @@ _ROWS = 100  # of a table of bad examples; bad_SPLIT.txt has all
 # Near to far; evenly spaced in the logarithm of depth.
 _RAMP = ((255, 240, 150), (250, 160, 70), (205, 65, 90), (110, 40, 130), (25, 20, 75))
 _HOLE = (150, 150, 150)
+_STATUS = "<p>The exit status is 1 if there is an error; warnings leave it 0.</p>"
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1d2733; background: #f5f6f8;
   max-width: 1180px; margin: 0 auto; padding: 24px; }
@@ -156,7 +157,7 @@ def page(
     )
     parts = [
         f'<h1 class="{"error" if failed else ""}">{html.escape(verdict)}</h1>',
-        f"<section><ul>{found or '<li>Nothing is wrong.</li>'}</ul></section>",
+        f"<section><ul>{found or '<li>Nothing is wrong.</li>'}</ul>{_STATUS}</section>",
         _numbers(splits),
         *(_bad(split) for split in splits if split.bad),
     ]

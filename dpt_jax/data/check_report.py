@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dpt_jax.data import check_example
-from dpt_jax.data.check_example import Depths, Observation
+from dpt_jax.data.check_example import OUT_OF_RANGE, Depths, Observation
 from dpt_jax.data.sources.base import IGNORE
 from dpt_jax.data.sources.files import Meaning
 
@@ -50,6 +50,7 @@ class SplitReport:
         farthest: (largest depth, index) of each depth map.
         holes: (share of holes, index) of each depth map.
         constant: indices of depth maps with one single value.
+        turned: indices of images with an EXIF orientation, which training does not apply.
         names: by index, of the examples looked at.
     """
 
@@ -74,12 +75,15 @@ class SplitReport:
     farthest: list[tuple[float, int]] = dataclasses.field(default_factory=list)
     holes: list[tuple[float, int]] = dataclasses.field(default_factory=list)
     constant: list[int] = dataclasses.field(default_factory=list)
+    turned: list[int] = dataclasses.field(default_factory=list)
     names: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def add(self, seen: Observation) -> None:
         """Adds one example."""
         self.checked += 1
         self.names[seen.index] = seen.name
+        if seen.orientation != 1:
+            self.turned.append(seen.index)
         if seen.kind:
             self.bad.append(seen)
         else:
@@ -153,16 +157,19 @@ class SplitReport:
     def problems(self) -> list[Problem]:
         """What is wrong within this split, errors first."""
         found = []
-        for kind, number in collections.Counter(seen.kind for seen in self.bad).most_common():
-            first = next(seen for seen in self.bad if seen.kind == kind)
-            found.append(Problem("error", f"{number} x {kind}; the first: {first.error}"))
         strange = [
             f"{v} in {self.label_images[v]:,} of {len(self.ignored):,} label maps"
             for v in self.label_values
             if v not in self.meaning.class_of
         ]
-        if strange:
-            found.append(Problem("error", f"label values out of range: {_first(strange, 6)}"))
+        # Counted by kind and by value, but one fault.
+        details = {OUT_OF_RANGE: f": {_first(strange, 6)}"} if strange else {}
+        for kind, number in collections.Counter(seen.kind for seen in self.bad).most_common():
+            first = next(seen for seen in self.bad if seen.kind == kind)
+            text = f"{number} x {kind}{details.pop(kind, '')}; the first: {first.error}"
+            found.append(Problem("error", text))
+        # Such maps may all be of examples that are bad in another way.
+        found += [Problem("error", kind + detail) for kind, detail in details.items()]
         absent = [self.name_of(k) for k in self.classes_absent]
         if absent:
             text = f"{len(absent)} of {len(self.meaning.classes)} classes never occur: "
@@ -175,6 +182,14 @@ class SplitReport:
             if names:
                 text = enumerated(names, f"examples have {what}", f"example has {what}")
                 found.append(Problem("warning", text))
+        if self.turned:
+            number = f"{len(self.turned):,} image{' has' if len(self.turned) == 1 else 's have'}"
+            text = (
+                f"{number} an EXIF orientation (first: {self.names[self.turned[0]]}), which "
+                "training does not apply; turn the files themselves (e.g. exiftran -ai) if their "
+                "targets are upright"
+            )
+            found.append(Problem("warning", text))
         if self.depth_counts.any():
             found += self._unit_problem()
         return [Problem(level, f"{self.name}: {text}") for level, text in found]
@@ -189,10 +204,16 @@ class SplitReport:
             if _SENSIBLE[0] <= median / unit * scale <= _SENSIBLE[1]
         ]
         text = (
-            f"the median depth is {median:.3g} m, so the unit is probably wrong: stored values are "
+            f"the median depth is {median:.3g} m, so the unit is wrong: stored values are "
             f"multiplied by {unit:.6g} metres"
         )
-        return [Problem("warning", "; ".join([text, *better]) + " (depth_scale in dataset.json)")]
+        own = self.meaning.dataset.startswith("folder ")
+        advice = (
+            'correct depth_scale in dataset.json, with "depth_unit": "metre"'
+            if own
+            else "are the files those of another data set?"
+        )
+        return [Problem("error", "; ".join([text, *better, advice]))]
 
     def summary(self) -> list[str]:
         """The numbers in a few lines."""
@@ -231,6 +252,7 @@ class SplitReport:
             "checked": self.checked,
             "bad": [{"name": s.name, "kind": s.kind, "error": s.error} for s in self.bad],
             "sizes": [{"height": h, "width": w, "examples": n} for (h, w), n in self.sizes_listed],
+            "exif_orientation": [self.names[index] for index in self.turned],
         }
         if self.ignored:
             fields["label"] = {

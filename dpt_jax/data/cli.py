@@ -8,6 +8,9 @@ dpt-jax data rooms kitti --out rooms_kitti
 """
 
 import argparse
+import functools
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,26 @@ from dpt_jax.data.sources.prepared import PreparedSource, is_prepared
 from dpt_jax.data.sources.rooms_layouts import LAYOUTS, write_layout
 
 _ON_DISK = tuple(name for name in SOURCES if name != "rooms")
+# What errors call by its key of `config`, and what it is called here.
+_FLAGS = {
+    "source": "NAME",
+    "root": "--source",
+    "lists.train": "--train_list",
+    "lists.validation": "--validation_list",
+    "description": "--description",
+    "nyuv2_mat.depth": "--depth",
+    "pascal_context.background": "--background",
+}
+_KEY = re.compile(rf"(?:--)?config\.data\.({'|'.join(map(re.escape, _FLAGS))})\b")
+# By what is in a folder, the data set whose layout it probably has.
+_SIGNS = {
+    "images/training": "ade20k",
+    "leftImg8bit": "cityscapes",
+    "VOCdevkit": "pascal_context",
+    "VOC2010": "pascal_context",
+    "official_splits": "nyuv2",
+    "data_depth_annotated": "kitti",
+}
 
 
 def add_commands(commands: Any) -> None:
@@ -31,19 +54,19 @@ def add_commands(commands: Any) -> None:
         description="Decodes every example; tells which label values are mapped, ignored or out "
         "of range, how depth is distributed, which files are damaged, and what both splits share. "
         "Writes check.html (look at it), check.json and bad_train.txt (for "
-        "config.data.quarantine). Exit status 1 if anything is wrong.",
+        "config.data.quarantine). Exit status 1 if there is an error; warnings leave it 0.",
     )
+    _add_source_options(checked, "a folder with a dataset.json, or a prepared one")
     checked.add_argument(
-        "dataset",
-        metavar="NAME|FOLDER",
-        help=f"one of {', '.join(_ON_DISK)}; or a folder with a dataset.json, or a prepared one",
+        "--out",
+        type=Path,
+        help="folder of the report; default: NAME_check, of a folder or a prepared copy "
+        "FOLDER_check or NAME_prepared_check",
     )
-    _add_source_options(checked)
-    checked.add_argument("--out", type=Path, help="folder of the report; default: NAME_check")
     checked.add_argument("--limit", type=_positive, help="only so many examples of each split")
     checked.add_argument("--max_depth", type=float, help="metres; counts the pixels beyond")
     checked.add_argument("--workers", type=_positive, help="threads; default: one per core")
-    checked.set_defaults(run=_check)
+    checked.set_defaults(run=functools.partial(_run, _check))
 
     prepared = actions.add_parser(
         "prepare",
@@ -51,22 +74,31 @@ def add_commands(commands: Any) -> None:
         description="The copy holds the same bytes; give its folder as config.data.root. A "
         "preparation that was interrupted continues with the same command.",
     )
-    prepared.add_argument("dataset", metavar="NAME", choices=_ON_DISK, help=", ".join(_ON_DISK))
-    _add_source_options(prepared)
+    _add_source_options(prepared, "a folder with a dataset.json")
     prepared.add_argument("--out", required=True, help="folder to make")
-    prepared.set_defaults(run=_prepare)
+    prepared.set_defaults(run=functools.partial(_run, _prepare))
 
     rooms = actions.add_parser(
         "rooms",
         help="procedural rooms in the layout of a data set",
         description="A small stand-in to try a recipe or a reader with; its scores mean nothing.",
+        epilog="\n".join(f"{name:15} {layout.about}" for name, layout in LAYOUTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    rooms.add_argument("layout", metavar="LAYOUT", choices=tuple(LAYOUTS), help=", ".join(LAYOUTS))
+    rooms.add_argument("layout", metavar="LAYOUT", choices=tuple(LAYOUTS), help="see below")
     rooms.add_argument("--out", required=True, type=Path, help="folder to make")
     rooms.add_argument("--train", type=_positive, default=8, help="examples (8)")
     rooms.add_argument("--validation", type=_positive, default=4, help="examples (4)")
     rooms.add_argument("--seed", type=int, default=0)
-    rooms.set_defaults(run=_write_rooms)
+    rooms.set_defaults(run=functools.partial(_run, _write_rooms))
+
+
+def _run(command: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
+    """Runs a command; what errors say of keys of `config` is said again with its own flags."""
+    try:
+        return command(parsed)
+    except DatasetError as error:
+        raise DatasetError(_KEY.sub(lambda key: _FLAGS[key[1]], str(error))) from error
 
 
 def _positive(text: str) -> int:
@@ -76,7 +108,9 @@ def _positive(text: str) -> int:
     return value
 
 
-def _add_source_options(parser: argparse.ArgumentParser) -> None:
+def _add_source_options(parser: argparse.ArgumentParser, folders: str) -> None:
+    names = f"one of {', '.join(_ON_DISK)}; or {folders}"
+    parser.add_argument("dataset", metavar="NAME|FOLDER", help=names)
     parser.add_argument("--source", metavar="DIR", help="folder of the data set")
     parser.add_argument("--train_list", metavar="FILE", help="nyuv2, kitti: list of the split")
     parser.add_argument("--validation_list", metavar="FILE", help="nyuv2, kitti")
@@ -84,6 +118,24 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth", choices=("raw", "filled"), default="raw", help="nyuv2_mat")
     parser.add_argument("--background", action="store_true", help="pascal_context: 60 classes")
     parser.add_argument("--split", choices=base.SPLITS, help="only this one")
+
+
+def _data_set(parsed: argparse.Namespace) -> tuple[str, str | None]:
+    """Name and root of the data set that is meant."""
+    name = parsed.dataset
+    if name in _ON_DISK:
+        return name, parsed.source
+    directory = Path(name).expanduser()
+    if parsed.source or not directory.is_dir():
+        raise DatasetError(f"{name!r} is neither a data set ({', '.join(_ON_DISK)}) nor a folder")
+    described = parsed.description or (directory / "dataset.json").is_file()
+    for sign, layout in _SIGNS.items():
+        if not described and (directory / sign).is_dir():
+            raise DatasetError(
+                f"{name} has no dataset.json, but {sign}, as {layout} has; if it is that, give "
+                f"`{layout} --source {name}`, else write a dataset.json"
+            )
+    return "folder", name
 
 
 def _open(name: str, root: str | None, parsed: argparse.Namespace) -> dict[str, Source]:
@@ -95,42 +147,48 @@ def _open(name: str, root: str | None, parsed: argparse.Namespace) -> dict[str, 
         "nyuv2_mat": {"depth": parsed.depth},
         "pascal_context": {"background": parsed.background},
     }
-    return {split: build_source(config, split) for split in _splits(parsed)}
-
-
-def _splits(parsed: argparse.Namespace) -> tuple[str, ...]:
-    return (parsed.split,) if parsed.split else base.SPLITS
+    opened: dict[str, Source] = {}
+    failed: list[DatasetError] = []
+    for split in (parsed.split,) if parsed.split else base.SPLITS:
+        try:
+            # A prepared copy that is given without a name may be of any data set.
+            if root and parsed.dataset not in _ON_DISK and is_prepared(root):
+                opened[split] = PreparedSource(root, split)
+            else:
+                opened[split] = build_source(config, split)
+        except DatasetError as error:
+            failed.append(error)
+    if failed:
+        fine = "".join(f" (the split {s} can be read: --split={s})" for s in opened)
+        raise DatasetError(f"{failed[0]}{fine}") from failed[0]
+    return opened
 
 
 def _check(parsed: argparse.Namespace) -> int:
-    name, root = parsed.dataset, parsed.source
-    if name not in _ON_DISK:
-        if root or not Path(name).expanduser().is_dir():
-            raise DatasetError(
-                f"{name!r} is neither a data set ({', '.join(_ON_DISK)}) nor a folder"
-            )
-        name, root = "folder", name
-    if root and is_prepared(root):
-        splits: dict[str, Source] = {s: PreparedSource(root, s) for s in _splits(parsed)}
-    else:
-        splits = _open(name, root, parsed)
+    name, root = _data_set(parsed)
     report = checking.check(
-        splits,
+        _open(name, root, parsed),
         root=root,
         limit=parsed.limit,
         max_depth=parsed.max_depth,
         workers=parsed.workers,
     )
     print(report.text())
-    folder = name if parsed.source else Path(parsed.dataset).expanduser().resolve().name
-    out = parsed.out or Path(f"{folder}_check")
-    print(f"look at {checking.write(report, out)}")
+    print(f"look at {checking.write(report, parsed.out or _report_folder(name, root))}")
     return 0 if report.ok else 1
 
 
+def _report_folder(name: str, root: str | None) -> Path:
+    if name == "folder" and root:
+        name = Path(root).expanduser().resolve().name
+    return Path(f"{name}_prepared_check" if root and is_prepared(root) else f"{name}_check")
+
+
 def _prepare(parsed: argparse.Namespace) -> int:
-    splits = _open(parsed.dataset, parsed.source, parsed)
-    out = prepare(parsed.dataset, splits, parsed.out)
+    name, root = _data_set(parsed)
+    if parsed.dataset not in _ON_DISK and root and is_prepared(root):
+        raise DatasetError(f"{root} is a prepared copy already, which can be trained on")
+    out = prepare(name, _open(name, root, parsed), parsed.out)
     print(f"{out}: pass --config.data.root={out}")
     return 0
 

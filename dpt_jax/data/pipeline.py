@@ -60,6 +60,8 @@ class TrainStream(Iterator[Batch]):
         # last line, by a reference in a traceback, say, is freed too late and with noise.
         try:
             return {key: np.array(value) for key, value in next(self._batches).items()}
+        except DatasetError as error:
+            raise error.with_traceback(None) from None  # which says nothing, and holds a batch
         except Exception as error:
             traceback.clear_frames(error.__traceback__)
             raise

@@ -6,6 +6,7 @@ reads it. It is written part by part by a builder of TensorFlow Datasets (TFDS),
 Every finished part is kept, with its checksum, until all are there:
 
     OUT.incomplete/
+        lock              locked by the process that is preparing
         plan.json         what is being prepared; another data set is refused
         copy/             finished parts; becomes OUT when all are there
         SHARD.json        size and checksum of a finished part, and of its first example
@@ -14,6 +15,7 @@ Every finished part is kept, with its checksum, until all are there:
 
 import concurrent.futures
 import contextlib
+import fcntl
 import functools
 import hashlib
 import io
@@ -78,9 +80,9 @@ def prepare(
         `out`.
 
     Raises:
-        DatasetError: `out` is remote, exists, or its unfinished copy is of other data; the disk is
-            full; an example has other fields than the first; with `check`, an example that cannot
-            be decoded, by the name of its file.
+        DatasetError: `out` is remote, exists, is being prepared by another process, or its
+            unfinished copy is of other data; the disk is full; an example has other fields than the
+            first; with `check`, an example that cannot be decoded, by the name of its file.
     """
     out = _new_folder(out)
     work = out.with_name(f"{out.name}.incomplete")
@@ -90,23 +92,23 @@ def prepare(
         plan |= part_of_plan
         parts += parts_of_split
     features = prepared.features(parts[0].source.encoded(0))
-    _begin(work, plan)
-    todo = [part for part in parts if not _is_finished(work, part)]
-    _check_space(work, todo)
-
-    total = sum(len(part.examples) for part in parts)
-    done = total - sum(len(part.examples) for part in todo)
-    # disable=None: a bar on terminals only.
-    bar = tqdm.tqdm(total=total, initial=done, unit=" examples", disable=None if progress else True)
-    with bar:
-        for part in todo:
-            _write_part(work, part, _read(part, features, check, bar), features)
-            done += len(part.examples)
-            if progress and bar.disable:
-                print(f"prepared {done} of {total} examples", file=sys.stderr, flush=True)
-    with _writing(work, "the metadata"):
-        _write_metadata(work, source_name, parts, features)
-        os.rename(work / "copy", out)
+    with _locked(work):
+        _new_folder(out)  # which another process may have made meanwhile
+        _begin(work, plan)
+        todo = [part for part in parts if not _is_finished(work, part)]
+        _check_space(work, todo)
+        total = sum(len(part.examples) for part in parts)
+        done = total - sum(len(part.examples) for part in todo)
+        off = None if progress else True  # None: a bar on terminals only
+        with tqdm.tqdm(total=total, initial=done, unit=" examples", disable=off) as bar:
+            for part in todo:
+                _write_part(work, part, _read(part, features, check, bar), features)
+                done += len(part.examples)
+                if progress and bar.disable:
+                    print(f"prepared {done} of {total} examples", file=sys.stderr, flush=True)
+        with _writing(work, "the metadata"):
+            _write_metadata(work, source_name, parts, features)
+            os.rename(work / "copy", out)
     shutil.rmtree(work)
     return out
 
@@ -171,27 +173,42 @@ def _plan(
     return plan, parts
 
 
+@contextlib.contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Makes the folder of the unfinished copy, for this process alone."""
+    with _writing(work, "the lock"):
+        work.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in work.iterdir()}
+        if "plan.json" not in names and names - {"plan.json.new", "lock"}:
+            raise base.DatasetError(f"{work} was not begun by `dpt-jax data prepare`; move it")
+        lock = (work / "lock").open("a")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that
+        except BlockingIOError as error:
+            raise base.DatasetError(
+                f"another process is preparing {work}; wait for it, or choose another folder"
+            ) from error
+        except OSError as error:  # some network disks have no locks
+            logging.warning("%s is not locked (%s): prepare it only once at a time", work, error)
+        yield
+
+
 def _begin(work: Path, plan: dict[str, Any]) -> None:
-    """Makes the folder of the unfinished copy, or makes sure that it is a copy of the same data."""
+    """Writes the plan, or makes sure that the unfinished copy is one of the same data."""
     written = work / "plan.json"
     with _writing(work, "the plan"):
-        work.mkdir(parents=True, exist_ok=True)
         if not written.exists():
-            if any(path.name != f"{written.name}.new" for path in work.iterdir()):
-                raise base.DatasetError(f"{work} was not begun by `dpt-jax data prepare`; move it")
             _write_json(written, plan)
         (work / "copy").mkdir(exist_ok=True)
     before, now = json.loads(written.read_text()), json.loads(json.dumps(plan))
-    changed = [key for key in before | now if before.get(key) != now.get(key)]
-    if changed:
-        raise _other_data(work, ", ".join(changed))
+    for key in before | now:
+        if before.get(key) != now.get(key):
+            raise _other_data(work, key)
 
 
 def _other_data(work: Path, what: str) -> base.DatasetError:
-    return base.DatasetError(
-        f"{work} was begun with other data (changed: {what}). Delete it to begin anew, or choose "
-        "another folder"
-    )
+    return base.DatasetError(f"the data has changed since ({what}): delete {work} to begin anew")
 
 
 def _is_finished(work: Path, part: _Part) -> bool:

@@ -246,7 +246,7 @@ OPENING = [
     ("images-missing", "folder", remove("images"), "images", "not a directory"),
     ("images-empty", "folder", empty("images"), "images", "holds no .jpg"),
     ("image-without-mask", "folder", remove("masks/b.png"), "images/b.png", "1 of 3"),
-    ("mask-without-image", "folder", remove("images/b.png"), "b.png", "no counterpart"),
+    ("mask-without-image", "folder", remove("images/b.png"), "masks/b.png", "1 of 3.*no image"),
     ("depth-without-image", "folder", write("depth/d.npy", npy(ids())), "depth/d.npy", "1 of 4"),
     ("image-twice", "folder", write("images/b.jpg", HTML), "images/b.", "only in their suffix"),
     ("mask-is-a-jpeg", "folder", move("masks/b.png", "masks/b.jpg"), "masks/b.jpg", r"\.png"),
@@ -351,6 +351,12 @@ READING = [
         "mode RGB.*16-bit",
     ),
     ("nyu-image-cut", "nyuv2", write(NYU_1, save(colors(), "JPEG")[:-300]), NYU_1, "truncated"),
-    ("folder-label-4", "folder", write("masks/a.png", save(ids() + 1)), "masks/a.png", r"\[4\]"),
+    (
+        "folder-label-4",
+        "folder",
+        write("masks/a.png", save(ids() + 1)),
+        "masks/a.png",
+        r"\[4\].*0\.\.3.*label_map or ignore in dataset.json",
+    ),
     ("folder-depth-swapped", "folder", write("depth/a.png", save(ids())), "depth/a.png", "16-bit"),
 ]

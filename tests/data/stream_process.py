@@ -21,6 +21,7 @@ from dpt_jax.data.sources import DatasetError
 from dpt_jax.data.transforms import Crop, Flip, PhotoMetricDistortion
 
 STEPS = (Crop(8, 9), Flip(0.5), PhotoMetricDistortion())
+KEPT = []  # errors live to the end, as the one does that ends a program
 
 
 class Pictures:
@@ -72,6 +73,7 @@ def run(steps, bad=(), excluded=(), limit=0, pause=(), count_in=None, start_step
                 batch = next(stream)
             except DatasetError as caught:
                 error = str(caught)
+                KEPT.append(caught)
                 break
             workers = [process.pid for process in multiprocessing.active_children()]
             yield {"step": step, "digests": digests(batch), "workers": workers}

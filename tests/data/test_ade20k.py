@@ -92,7 +92,15 @@ BROKEN = {
     "empty-split": (lambda r: remove_all(r / "images" / "training"), "images/training"),
     "image-without-label": (
         lambda r: (r / "annotations" / "training" / FIRST).unlink(),
-        f"the first is {FIRST}",
+        f"annotations/training, the first is {{root}}/images/training/{FIRST}",
+    ),
+    "label-without-image": (
+        lambda r: (r / "images" / "training" / FIRST).unlink(),
+        f"images/training, the first is {{root}}/annotations/training/{FIRST}",
+    ),
+    "two-of-one-stem": (
+        lambda r: save((r / "images" / "training" / FIRST).with_suffix(".jpg"), rgb()),
+        f"{FIRST} and {{root}}/images/training/ADE_train_00000001.jpg differ only in their suffix",
     ),
     "no-names": (lambda r: (r / "objectInfo150.txt").unlink(), "objectInfo150.txt"),
     "149-names": (
@@ -105,7 +113,7 @@ BROKEN = {
 @pytest.mark.parametrize(("breaks", "message"), BROKEN.values(), ids=BROKEN)
 def test_a_wrong_folder_is_refused_at_once(tmp_path, breaks, message):
     breaks(ade(tmp_path))
-    with pytest.raises(DatasetError, match=re.escape(message)):
+    with pytest.raises(DatasetError, match=re.escape(message.format(root=tmp_path))):
         ade20k(root=str(tmp_path), split="train")
 
 

@@ -3,13 +3,11 @@
 
 import collections
 import html.parser
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from etils import epath
 from PIL import Image
 
 from dpt_jax.data import check as checking
@@ -17,49 +15,11 @@ from dpt_jax.data import check_example, check_page
 from dpt_jax.data.check import check, write
 from dpt_jax.data.sources import base
 from dpt_jax.data.sources.ade20k import ade20k
-from dpt_jax.data.sources.files import FileSource, Meaning, Sample
 from dpt_jax.data.sources.rooms import Rooms
+from tests.data.checked_sets import CLASSES, MILLIMETRES, SIZE, ids, picture, source
+from tests.data.small_sets import png
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-SIZE = (6, 9)
-CLASSES = Meaning(
-    "toy classes",
-    classes=("road", "sky", "<b>tree", "never"),
-    palette=((200, 0, 0), (0, 0, 200), (0, 200, 0), (9, 9, 9)),
-    class_of={0: 255, 1: 0, 2: 1, 3: 2, 9: 3},
-)
-MILLIMETRES = Meaning("toy depth", metres_per_unit=0.001)
-
-
-def picture(seed, size=SIZE):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def png(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def source(root, meaning, target, examples):
-    """A source of (image, target) bytes, written to `root`."""
-    samples = []
-    for i, (image, stored) in enumerate(examples):
-        paths = epath.Path(root) / f"<i>{i}.jpg", epath.Path(root) / f"<i>{i}.png"
-        root.mkdir(parents=True, exist_ok=True)
-        for path, data in zip(paths, (image, stored), strict=True):
-            path.write_bytes(data)
-        samples.append(Sample(f"{root.name}/<i>{i}.jpg", paths[0], **{target: paths[1]}))
-    return FileSource(meaning, samples, "")
-
-
-def ids(seed, high=4, size=SIZE):
-    return np.random.default_rng(seed).integers(0, high, size).astype(np.uint8)
-
-
 STRANGE = ids(1)
 STRANGE[0, :2] = 151
 # Every readable label map of the training split; below, by which image it is accompanied.
@@ -146,31 +106,29 @@ def test_problems_are_told_worst_first(labelled):
     assert told == {
         "1 image is in more than one split, so that scores cannot be trusted: "
         "train/<i>0.jpg (train) = train/<i>5.jpg (train) = validation/<i>0.jpg (validation)",
-        "train: 1 x label values out of range",
+        "train: 1 x label values out of range: 151 in 1 of 7 label maps",
         "train: 1 x sizes disagree",
         "train: 2 x unreadable or unfit image",
         "train: 2 x unreadable or unfit label map",
-        "train: label values out of range: 151 in 1 of 7 label maps",
         "train: 1 of 4 classes never occur: never",
         "train: 1 example has only ignored pixels: train/<i>4.jpg",
         "train: 1 image is more than once in the split: train/<i>0.jpg = train/<i>5.jpg",
         "validation: 1 of 4 classes never occur: never",
     }
     lines = report.text().splitlines()
-    assert lines[0] == "toy classes: NOT OK, 6 errors and 4 warnings"
+    assert lines[0] == "toy classes: NOT OK, 5 errors and 4 warnings"
     assert lines[1].startswith("error   1 image is in more than one split")
     assert "train       examples   9 checked, 6 cannot be used" in lines
 
 
-def test_the_same_name_twice_is_a_warning(tmp_path):
-    one, other = (
-        source(tmp_path / str(i) / "same", CLASSES, "label", [(picture(i), png(ids(i)))])
-        for i in (1, 2)
-    )
-    report = check({"train": one, "validation": other})
-    assert report.ok and report.same_images == []
-    assert report.same_names == [[("train", "same/<i>0.jpg"), ("validation", "same/<i>0.jpg")]]
-    assert any("1 name is shared by" in problem.text for problem in report.problems())
+def test_strange_values_of_a_map_that_is_bad_otherwise_are_an_error_of_their_own(tmp_path):
+    examples = [(picture(0, (9, 6)), png(STRANGE)), (picture(1), png(ids(1)))]
+    report = check({"train": source(tmp_path / "t", CLASSES, "label", examples)})
+    errors = [text.split("; the first")[0] for level, text in report.problems() if level == "error"]
+    assert errors == [
+        "train: 1 x sizes disagree",
+        "train: label values out of range: 151 in 1 of 2 label maps",
+    ]
 
 
 def test_sizes_are_counted(tmp_path):
@@ -208,22 +166,6 @@ def test_depth_is_summed_up(tmp_path):
         "train: 1 example has no depth at all: d/<i>5.jpg",
         "train: 1 example has one single depth: d/<i>6.jpg",
     ]
-
-
-@pytest.mark.parametrize(
-    ("unit", "hint"),
-    [
-        (1.0, "0.001 (mm) would make it"),
-        (1e-6, "0.001 (mm) would make it"),
-        (0.001, None),
-    ],
-)
-def test_an_implausible_unit_of_depth_is_noticed(tmp_path, unit, hint):
-    examples = [(picture(0), png(depths(1)[0]))]
-    meaning = Meaning("toy", metres_per_unit=unit)
-    report = check({"train": source(tmp_path / "d", meaning, "depth", examples)})
-    found = [problem.text for problem in report.problems() if "unit" in problem.text]
-    assert len(found) == (hint is not None) and all(hint in text for text in found)
 
 
 def test_bins_hold_their_depths():
@@ -275,6 +217,7 @@ def test_the_page_needs_nothing_else_and_shows_everything(labelled, tmp_path):
     assert "url(" not in path.read_text() and "@import" not in path.read_text()
     for problem in report.problems():
         assert problem.text in page.text
+    assert "exit status is 1 if there is an error" in page.text
     for text in ("class 2 <b>tree", "OUT OF RANGE", "train/<i>6.jpg", "toy classes: NOT OK"):
         assert text in page.text
     # Two random examples of each split, and the most ignored of train: each with its overlay.
@@ -384,7 +327,8 @@ def test_the_real_sample_says_that_its_splits_are_the_same():
     report = check(
         {split: ade20k(root=str(root), split=split) for split in ("train", "validation")}
     )
-    assert not report.ok and not any(split.bad for split in report.splits)
+    assert report.ok and not any(split.bad for split in report.splits)
+    assert "both splits hold the same 3 images" in report.text()
     assert [{split for split, _ in twins} for twins in report.same_images] == [
         {"train", "validation"}
     ] * 3

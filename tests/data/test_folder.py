@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpt_jax.data.sources.base import DatasetError
-from dpt_jax.data.sources.folder import folder, palette
+from dpt_jax.data.sources.base import DatasetError, voc_colors
+from dpt_jax.data.sources.folder import folder
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SIZE = (6, 9)
@@ -225,8 +225,14 @@ WRONG_FOLDERS = {
         lambda r: (rename("masks", "m")(r), rename("depth", "d")(r)),
         "neither masks/ nor depth/",
     ),
-    "no-mask": (lone("masks/day/a.png"), "1 of 4 .*images/day/a.png: expected .*masks/day/a"),
-    "no-image": (lone("images/day/a.png"), "1 of 4 .*masks/day/a.png: expected .*images/day/a"),
+    "no-mask": (
+        lone("masks/day/a.png"),
+        "1 of 4 images .*masks, the first.*images/day/a.png.*together",
+    ),
+    "no-image": (
+        lone("images/day/a.png"),
+        "1 of 4 label .*images, the first.*masks/day/a.png.*together",
+    ),
     "renamed": (rename("depth/a.png", "depth/a_depth.png"), "use a 'manifest'"),
     "mask-jpeg": (rename("masks/a.png", "masks/a.jpg"), "masks/a.jpg is none of .png; convert"),
     "image-tiff": (rename("images/a.png", "images/a.tiff"), "images/a.tiff is none of .jpg"),
@@ -251,7 +257,7 @@ def test_wrong_folders_are_refused(tmp_path, breaks, message):
     breaks(write(tmp_path, BOTH | {"origin": "the corner shop"}))
     with pytest.raises(DatasetError, match=re.compile(message, re.DOTALL)) as error:
         opened(tmp_path, "train")
-    if "counterpart" in str(error.value):
+    if "the first is" in str(error.value):
         assert "the corner shop" in str(error.value)
 
 
@@ -269,12 +275,13 @@ def test_no_root_and_unknown_splits(tmp_path):
 # --- Colours, and real data
 
 
-def test_the_palette_is_that_of_pascal_voc():
-    colors = palette(254)
-    assert colors[:3] == ((128, 0, 0), (0, 128, 0), (128, 128, 0))
-    assert colors[19] == (0, 64, 128)  # 20, tvmonitor
-    assert len({*colors, (0, 0, 0)}) == 255
-    assert palette(3) == colors[:3] and palette(0) == ()
+def test_the_palette_is_that_of_pascal_voc(tmp_path):
+    colors = voc_colors(255)
+    assert colors[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert colors[20] == (0, 64, 128)  # tvmonitor
+    assert len(set(colors)) == 255
+    source = opened(write(tmp_path, BOTH), "train")
+    np.testing.assert_array_equal(source.palette, colors[1:4])
 
 
 def test_ade20k_as_a_folder(tmp_path):

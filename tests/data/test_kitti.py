@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import config_flags  # noqa: F401  (configs are read as train.py reads them)
 from PIL import Image
 
+from configs import common
+from dpt_jax.data.sources import build_source
 from dpt_jax.data.sources.base import DatasetError
 from dpt_jax.data.sources.kitti import kitti
 
@@ -123,15 +126,29 @@ def test_ground_truth_is_found_in_both_trees(tmp_path, raw, outer, trees):
         assert encoded.depth is not None and encoded.depth.decode() == f"depth {depth}"
 
 
-def test_images_without_ground_truth_are_left_out_and_counted(tmp_path, caplog):
+def test_images_without_ground_truth_are_left_out_and_counted(tmp_path):
     lines = [line(0), f"{image_name(5)} None 721.5377", line(9)]
     layout(tmp_path, lines)
-    with caplog.at_level(logging.INFO, "absl"):
-        source = read(tmp_path)
+    source = read(tmp_path)
     assert [source.name(i) for i in range(len(source))] == [image_name(0), image_name(9)]
-    assert "2 of 3 images" in caplog.text and "kitti_eigen_test_files_with_gt.txt" in caplog.text
+    assert "2 of 3 images in kitti_eigen_test_files_with_gt.txt have" in source.meaning.note
+    layout(tmp_path, [lines[0], lines[2]])
+    assert not read(tmp_path).meaning.note
     layout(tmp_path, lines[1:2])
     refused(tmp_path, "empty")
+
+
+def test_the_note_of_each_split_is_logged_once(tmp_path, caplog):
+    layout(tmp_path, [line(0), f"{image_name(5)} None 721.5377"])
+    write(tmp_path / "train.txt", f"{line(0)}\n" + f"{image_name(5)} None 7\n" * 12)
+    config = common.default().data.to_dict() | {"source": "kitti", "root": str(tmp_path)}
+    config["lists"] = {"train": str(tmp_path / "train.txt"), "validation": None}
+    with caplog.at_level(logging.WARNING, "absl"):
+        for split in ("train", "validation", "train"):
+            build_source(config, split)
+    text = caplog.text
+    assert text.count("kitti: 1 of 13 images in train.txt have ground truth") == 1
+    assert text.count("kitti: 1 of 2 images in kitti_eigen_test_files_with_gt.txt") == 1
 
 
 def test_lists_are_those_of_the_split_or_the_given_one(tmp_path, monkeypatch):

@@ -153,6 +153,14 @@ WRONG_TABLES = {
     "absolute": (row(label="/etc/a.png"), "'/etc/a.png' leads out"),
     "missing": (row(label="masks/x.png"), "1 of 2 files do not exist.*masks/x.png"),
     "duplicate": (row(image="images/b.c.png"), r"line 2: the image images/b\.c\.png is named"),
+    "one-label-for-two": (
+        row(label="masks//b.c.png"),
+        r"line 2: the label masks/b\.c\.png is named a second time, after .*p\.jsonl, line 1",
+    ),
+    "one-depth-for-two": (
+        table("image,depth\na.png,d.npy\nb.png,e.npy\nc.png,./d.npy\n"),
+        r"csv, line 4: the depth d\.npy is named a second time, after .*pairs\.csv, line 2",
+    ),
     "split": (row(split="val"), "split 'val' is not train or validation"),
     "both-rules": (
         table(as_csv(ROWS), spec=TABLE | MASKS),
@@ -253,7 +261,7 @@ def test_wrong_splits_are_refused(tmp_path, breaks, message):
 def test_names_that_mean_two_images(tmp_path):
     root = write(tmp_path, TABLE | {"validation": {"list": "validation.txt"}})
     Image.fromarray(rgb("x")).save(root / "images" / "a.jpg")
-    text = "image,label\nimages/a.png,masks/a.png\nimages/a.jpg,masks/a.png\n"
+    text = "image,label\nimages/a.png,masks/a.png\nimages/a.jpg,masks/b.c.png\n"
     (root / "pairs.csv").write_text(text)
     (root / "validation.txt").write_text("images/a.jpg\n")
     assert names(root, "validation") == ["images/a.jpg"]

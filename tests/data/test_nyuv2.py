@@ -14,6 +14,7 @@ from PIL import Image
 from configs import nyuv2 as config_file
 from dpt_jax.data.sources import build_source
 from dpt_jax.data.sources.base import DatasetError
+from dpt_jax.data.sources.kitti import kitti
 from dpt_jax.data.sources.nyuv2 import nyuv2
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "nyuv2_sample"
@@ -84,6 +85,18 @@ def test_a_list_given_by_flag_replaces_that_of_the_data(root, tmp_path_factory, 
     )
     with pytest.raises(DatasetError, match=r"config\.data\.lists\.train=nothing\.txt"):
         nyuv2(root=str(root), split="train", list_file="nothing.txt")
+
+
+@pytest.mark.parametrize("read", [nyuv2, kitti])
+def test_a_list_that_is_here_and_in_the_root_is_refused(root, tmp_path_factory, monkeypatch, read):
+    here = tmp_path_factory.mktemp("here")
+    shutil.copy(root / TRAIN, here / TRAIN)
+    monkeypatch.chdir(here)
+    with pytest.raises(DatasetError, match=r"lists\.train=") as error:
+        read(root=str(root), split="train", list_file=TRAIN)
+    assert str(here / TRAIN) in str(error.value) and str(root / TRAIN) in str(error.value)
+    monkeypatch.chdir(root)  # both are one file
+    assert len(nyuv2(root=str(root), split="train", list_file=TRAIN)) == 2
 
 
 def test_the_test_list_is_made_from_a_whole_folder(tmp_path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepared copies: the same bytes, names and order as the files, whatever happens on the way."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import pickle
@@ -196,16 +198,18 @@ def test_other_data_does_not_go_on_in_the_unfinished_copy(begun, labels, tmp_pat
 
     def refused(what, samples=files, name="labels", meaning=MEANINGS["labels"], step=3, **more):
         train = FileSource(meaning, samples, "")
-        with pytest.raises(DatasetError, match=rf"changed: {what}\)\. Delete it"):
+        with pytest.raises(
+            DatasetError, match=rf"changed since \({what}\): delete .*out\.incomplete"
+        ):
             prepare(name, labels | {"train": train} | more, begun, examples_per_part=step)
 
     refused("train: names", [files[0]._replace(name="other"), *files[1:]])
-    refused("train: number of examples, train: names", files[:6])
+    refused("train: number of examples", files[:6])
     refused("train: names", files[::-1])
     refused("train: meaning", meaning=Meaning("x", class_of={0: 0, 1: 1, 2: 2}))
-    refused("train: examples per part, validation: examples per part", step=2)
+    refused("train: examples per part", step=2)
     refused("source", name="other")
-    refused("test: number of examples, .*", test=labels["train"])
+    refused("test: number of examples", test=labels["train"])
     moved = files[2]._replace(name=files[3].name)
     refused(f"train: contents of {files[3].name}", [*files[:3], moved, *files[4:]])
 
@@ -239,6 +243,41 @@ def test_what_exists_is_not_overwritten(copy, labels, tmp_path):
     (tmp_path / "mine.incomplete" / "thesis.tex").write_text("x")
     with pytest.raises(DatasetError, match=r"mine\.incomplete was not begun by"):
         prepare("labels", labels, tmp_path / "mine")
+
+
+def test_two_processes_do_not_prepare_one_folder_at_once(labels, copy, tmp_path):
+    class Met(Watched):
+        def encoded(self, index):
+            if self.read.count(4) == 1 and index == 4:  # the data is only looked at before
+                with pytest.raises(DatasetError, match=r"another process is preparing .*out\.inc"):
+                    prepare("labels", labels, tmp_path / "out", examples_per_part=3)
+            return super().encoded(index)
+
+    met = labels | {"train": Met(labels["train"])}
+    prepare("labels", met, tmp_path / "out", examples_per_part=3, progress=False)
+    assert met["train"].read.count(4) == 2 and contents(tmp_path / "out") == contents(copy)
+
+
+def test_what_another_process_has_finished_meanwhile_is_not_prepared_again(labels, tmp_path):
+    class Late(Watched):
+        def encoded(self, index):
+            if not self.read:  # while the data is being looked at
+                self.read.append(index)
+                prepare("labels", labels, tmp_path / "out", progress=False)
+            return super().encoded(index)
+
+    with pytest.raises(DatasetError, match=r"out exists"):
+        prepare("labels", labels | {"train": Late(labels["train"])}, tmp_path / "out")
+
+
+def test_a_disk_without_locks_is_used_with_a_warning(labels, tmp_path, monkeypatch, caplog):
+    def unsupported(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with caplog.at_level("WARNING"):
+        prepare("labels", labels, tmp_path / "out", progress=False)
+    assert "not locked ([Errno 38] Function not implemented)" in caplog.text
 
 
 def test_a_disk_that_is_too_small_is_refused_before(labels, tmp_path, monkeypatch):

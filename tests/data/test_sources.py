@@ -12,7 +12,8 @@ from PIL import Image
 
 from configs import common
 from dpt_jax.data.sources import DatasetError, Rooms, build_source, decode
-from dpt_jax.data.sources.files import FileSource
+from dpt_jax.data.sources.files import Encoded, FileSource, Meaning
+from dpt_jax.data.sources.files import decode as decode_example
 
 SIZE = (6, 9)
 
@@ -55,6 +56,18 @@ def test_images_are_not_turned(kind):
     exif[0x0112] = 6  # turn by 90 degrees
     turned, plain = encoded(rgb(), kind, exif=exif), encoded(rgb(), kind)
     np.testing.assert_array_equal(decode.rgb(turned, "x"), decode.rgb(plain, "x"))
+
+
+@pytest.mark.parametrize("tag, said", [(6, True), (3, False), (None, False)])
+def test_disagreeing_sizes_are_put_down_to_exif(tag, said):
+    exif = Image.Exif()
+    if tag is not None:
+        exif[0x0112] = tag
+    picture, where = encoded(rgb(), "jpeg", exif=exif), {"image": "a.jpg", "label": "a.png"}
+    mask = encoded(np.zeros(SIZE[::-1], np.uint8))
+    with pytest.raises(DatasetError, match=r"a\.jpg is 6 x 9, a\.png is 9 x 6") as error:
+        decode_example(Encoded("a", picture, mask, where=where), Meaning("toy", class_of={0: 0}))
+    assert ("EXIF" in str(error.value)) == said
 
 
 def test_palette_images_give_their_indices():
@@ -140,3 +153,6 @@ def test_build_source(tmp_path):
         build_source(config | {"source": "coco"}, "train")
     with pytest.raises(DatasetError, match="'test'"):
         build_source(config | {"source": "folder"}, "test")
+    unread = config | {"source": "folder", "lists": {"train": "list.txt", "validation": None}}
+    with pytest.raises(DatasetError, match=r"folder does not read --config\.data\.lists\.train"):
+        build_source(unread, "train")

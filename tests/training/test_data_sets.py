@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from absl import logging
 from ml_collections import config_flags  # noqa: F401  (configs are read as train.py reads them)
@@ -39,23 +38,6 @@ RUNS = {
     "folder_depth": (finetune_folder.get_config, {}),
     "folder_masks": (lambda: finetune_folder.get_config("segmentation"), {}),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Recipes share programs once they are made equally small; optimising these does not pay."""
-    changes = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {key: jax.config.values[key] for key in changes}
-    for key, value in changes.items():
-        jax.config.update(key, value)
-    yield
-    for key, value in before.items():
-        jax.config.update(key, value)
 
 
 def small(c):

@@ -29,8 +29,9 @@ def start(workdir, *overrides, task="depth"):
     command = [sys.executable, str(HERE / "small_run.py"), task, str(workdir), *overrides]
     # One device: the flag for eight is for this process. What one run compiles serves the next.
     cache = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": CACHE.name,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **cache}
     return subprocess.Popen(

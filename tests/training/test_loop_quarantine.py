@@ -124,5 +124,5 @@ def test_a_split_is_known_by_its_names_and_their_meaning(tmp_path):
     stored = {"examples": {"train": print_of_one}, "data": {"root": "one"}}
     moved = {"examples": {"train": print_of_one}, "data": {"root": "elsewhere"}}
     check_resumable(stored, moved, tmp_path)
-    with pytest.raises(ConfigError, match="examples.train: '3 examples, .*' -> '4 examples, "):
+    with pytest.raises(ConfigError, match=r"examples\.train: '3 examples, .*' -> '4 examples, "):
         check_resumable(stored, {"examples": {"train": fingerprint(split("more"))}}, tmp_path)

@@ -10,8 +10,8 @@ import pytest
 
 from configs import quickstart
 from dpt_jax.models.dpt import build_model
-from dpt_jax.training import config as run_config
 from dpt_jax.training import ConfigError, optimizer, sharding
+from dpt_jax.training import config as run_config
 from dpt_jax.training.step import init_state, make_train_step
 
 BATCH, SIZE = 8, (32, 64)

@@ -46,7 +46,8 @@ def ade20k(*, root: str | None, split: str) -> FileSource:
 
     Raises:
         DatasetError: a missing root or folder, an empty split, an image without its annotation or
-            the other way round; on access, what `files.decode` refuses, such as a label above 150.
+            the other way round, two images that differ only in their suffix; on access, what
+            `files.decode` refuses, such as a label above 150.
     """
     base.check_split(split, "ADE20K")
     advice = (
@@ -65,27 +66,16 @@ def ade20k(*, root: str | None, split: str) -> FileSource:
     annotations = base.existing_directory(
         directory / "annotations" / folder, "ADE20K annotations", advice
     )
-    labels = {path.stem: path for path in base.listed(annotations, (".png",))}
-    paths = base.listed(images, (".jpg", ".png"))
-    bare = [path.name for path in paths if path.stem not in labels]
-    if bare:
-        raise base.DatasetError(
-            f"{len(bare)} of {len(paths)} images have no annotation in {annotations}, the first is "
-            f"{bare[0]}. {advice}"
-        )
-    orphans = sorted(set(labels) - {path.stem for path in paths})
-    if orphans:
-        raise base.DatasetError(
-            f"{len(orphans)} of {len(labels)} annotations have no image in {images}, the first is "
-            f"{orphans[0]}.png. {advice}"
-        )
+    labels = base.by_stem(base.listed(annotations, (".png",)), annotations)
+    paths = base.by_stem(base.listed(images, (".jpg", ".png")), images)
+    base.check_pairs(paths, labels, (images, annotations), "annotation", advice)
     meaning = Meaning(
         "ade20k",
         classes=_class_names(directory / "objectInfo150.txt"),
         palette=tuple((r, g, b) for r, g, b in PALETTE.tolist()),
         class_of={0: base.IGNORE} | {i: i - 1 for i in range(1, NUM_CLASSES + 1)},
     )
-    samples = [Sample(f"{folder}/{p.name}", p, label=labels[p.stem]) for p in paths]
+    samples = [Sample(f"{folder}/{p.name}", p, label=labels[stem]) for stem, p in paths.items()]
     return FileSource(meaning, samples, advice)
 
 

@@ -2,7 +2,7 @@
 """What a source of examples is, and how its folders and lists are found and checked."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,6 +97,47 @@ def listed(directory: epath.Path, suffixes: Sequence[str]) -> list[epath.Path]:
     return [path for path in entries(directory) if path.suffix.lower() in suffixes]
 
 
+def by_stem(paths: Iterable[epath.Path], directory: epath.Path) -> dict[str, epath.Path]:
+    """Files by their path in `directory` without suffix, which two of them must not share."""
+    found: dict[str, epath.Path] = {}
+    for path in paths:
+        stem = path.relative_to(directory).with_suffix("").as_posix()
+        if stem in found:
+            raise DatasetError(
+                f"{path} and {found[stem]} differ only in their suffix; rename or remove one of "
+                "them"
+            )
+        found[stem] = path
+    return found
+
+
+def check_pairs(
+    images: Mapping[str, epath.Path],
+    targets: Mapping[str, epath.Path],
+    places: tuple[epath.Path, epath.Path],
+    target: str,
+    advice: str,
+) -> None:
+    """Raises a `DatasetError` if an image has no target or a target no image.
+
+    Args:
+        images: the images by what they share with their targets.
+        targets: the targets, likewise.
+        places: the folder of the images and that of the targets.
+        target: what a target is called: "annotation".
+        advice: what to do about it.
+    """
+    for have, lack, what, place in (
+        (images, targets, f"images have no {target}", places[1]),
+        (targets, images, f"{target}s have no image", places[0]),
+    ):
+        bare = [path for key, path in have.items() if key not in lack]
+        if bare:
+            raise DatasetError(
+                f"{len(bare)} of {len(have)} {what} in {place}, the first is {bare[0]}. {advice}"
+            )
+
+
 def check_name(name: str, where: str) -> None:
     """Raises a `DatasetError` if a file's name holds bytes that are no text, or a line break."""
     try:
@@ -142,10 +183,43 @@ def read_rows(path: epath.Path, columns: int, what: str, advice: str) -> list[li
     return rows
 
 
+def given_list(list_file: str, root: epath.Path, split: str) -> epath.Path:
+    """The list that `config.data.lists` names, as a path from here or from the data set's root.
+
+    Raises:
+        DatasetError: there is no such file, or there are two, one in each place.
+    """
+    here, there = epath.Path(list_file).expanduser(), root / list_file
+    flag = f"--config.data.lists.{split}={list_file}"
+    found = [path for path in (here, there) if path.is_file()]
+    if not found:
+        raise DatasetError(f"list not found: {flag} is neither a file here nor in {root}")
+    if len(found) == 2 and here.resolve() != there.resolve():
+        raise DatasetError(
+            f"{flag} may be {here.resolve()} or {there.resolve()}; give the whole path of one"
+        )
+    return found[0]
+
+
 def check_split(split: str, dataset: str) -> None:
     """Raises a `DatasetError` unless `split` is "train" or "validation"."""
     if split not in SPLITS:
         raise DatasetError(f"{dataset} has no split {split!r}; use one of {', '.join(SPLITS)}")
+
+
+def voc_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """The first `count` colours of Pascal VOC, at most 256: black, and others, all different.
+
+    Bits 0, 1, 2 of the index are the top bits of red, green and blue, bits 3, 4, 5 the next, and so
+    on (`VOClabelcolormap.m` of the VOC development kit).
+    """
+    colors = []
+    for index in range(count):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
+        colors.append(tuple(channels))
+    return tuple(colors)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -69,10 +69,12 @@ def cityscapes(*, root: str | None, split: str) -> FileSource:
         raise base.DatasetError(f"Cityscapes needs its folder. {_ADVICE}")
     directory = base.existing_directory(root, "Cityscapes", _ADVICE)
     folder = _FOLDERS[split]
-    images = _files(directory / "leftImg8bit" / folder, "_leftImg8bit.png")
-    labels = _files(directory / "gtFine" / folder, "_gtFine_labelIds.png")
-    _refuse_bare(images, labels, "images have no annotation in", directory / "gtFine" / folder)
-    _refuse_bare(labels, images, "annotations have no image in", directory / "leftImg8bit" / folder)
+    places = directory / "leftImg8bit" / folder, directory / "gtFine" / folder
+    images, labels = (
+        _files(places[0], "_leftImg8bit.png"),
+        _files(places[1], "_gtFine_labelIds.png"),
+    )
+    base.check_pairs(images, labels, places, "annotation", _ADVICE)
     meaning = Meaning(
         "cityscapes",
         classes=tuple(name for _, name, _ in _CLASSES),
@@ -97,13 +99,3 @@ def _files(directory: epath.Path, suffix: str) -> dict[str, epath.Path]:
         for path in base.listed(city, (".png",))
         if path.name.endswith(suffix)
     }
-
-
-def _refuse_bare(
-    these: dict[str, epath.Path], those: dict[str, epath.Path], what: str, where: epath.Path
-) -> None:
-    bare = [path for scene, path in these.items() if scene not in those]
-    if bare:
-        raise base.DatasetError(
-            f"{len(bare)} of {len(these)} {what} {where}, the first is {bare[0]}. {_ADVICE}"
-        )

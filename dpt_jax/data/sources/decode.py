@@ -10,7 +10,7 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dpt_jax.data.sources.base import DatasetError
 
@@ -55,6 +55,20 @@ def rgb(data: bytes, where: str) -> np.ndarray:
     # Pillow warns of transparent palettes; the colours are right all the same.
     image.info.pop("transparency", None)
     return _decoded(image if image.mode == "RGB" else image.convert, where, "RGB")
+
+
+def orientation(data: bytes) -> int:
+    """How EXIF data wants a picture turned, 1 (not at all) to 8; from 5 on height becomes width.
+
+    `rgb` does not turn it. A file without readable EXIF data has 1.
+    """
+    exif = Image.Exif()
+    try:
+        exif.load(Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")).info["exif"])
+        value = exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises many types for damaged headers
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def ids(data: bytes, where: str) -> np.ndarray:

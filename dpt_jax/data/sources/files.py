@@ -115,13 +115,13 @@ def decode(encoded: Encoded, meaning: Meaning) -> base.Example:
     example: base.Example = {"image": image}
     if encoded.label is not None:
         stored = decoding.ids(encoded.label, where["label"])
-        _check_size(image, stored, where["image"], where["label"])
+        _check_size(encoded, image, stored, "label")
         example["label"] = _classes(stored, meaning, where["label"])
     if encoded.depth is not None:
         if meaning.metres_per_unit is None:
             raise base.DatasetError(f"{where['depth']}: {meaning.dataset} has no unit of depth")
         depth = decoding.depth(encoded.depth, where["depth"], meaning.metres_per_unit)
-        _check_size(image, depth, where["image"], where["depth"])
+        _check_size(encoded, image, depth, "depth")
         example["depth"] = depth
     if encoded.intrinsics is not None:
         example["intrinsics"] = np.array(encoded.intrinsics, np.float32).reshape(3, 3)
@@ -134,10 +134,15 @@ def _classes(stored: np.ndarray, meaning: Meaning, where: str) -> np.ndarray:
     label = np.take(meaning.label_table, stored)
     if (label == _UNKNOWN).any():
         strange = np.unique(stored[label == _UNKNOWN]).tolist()
+        advice = (
+            "Add them to label_map or ignore in dataset.json, unless the file is of another kind"
+            if meaning.dataset.startswith("folder ")
+            else "Is it another data set's, or the wrong kind of file? For classes of your own "
+            "there is the source folder"
+        )
         raise base.DatasetError(
             f"{where} holds the label values {strange}; those of {meaning.dataset} are "
-            f"{spans(meaning.class_of)}. Is it another data set's, or the wrong kind of file? For "
-            "classes of your own see config.data.source=folder"
+            f"{spans(meaning.class_of)}. {advice}"
         )
     return label
 
@@ -153,12 +158,18 @@ def spans(values: Any) -> str:
     return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)
 
 
-def _check_size(image: np.ndarray, target: np.ndarray, image_path: str, target_path: str) -> None:
-    if image.shape[:2] != target.shape[:2]:
+def _check_size(encoded: Encoded, image: np.ndarray, target: np.ndarray, key: str) -> None:
+    (h, w), size = image.shape[:2], target.shape
+    if size != (h, w):
+        turned = size == (w, h) and decoding.orientation(encoded.image) > 4
         raise base.DatasetError(
-            f"sizes disagree (h x w): {image_path} is {image.shape[0]} x {image.shape[1]}, "
-            f"{target_path} is {target.shape[0]} x {target.shape[1]}; one of the two files is not "
-            "what its name says"
+            f"sizes disagree (h x w): {encoded.where['image']} is {h} x {w}, "
+            f"{encoded.where[key]} is {size[0]} x {size[1]}; "
+            + (
+                "the image has an EXIF orientation, which is not applied: turn the file itself"
+                if turned
+                else "one of the two files is not what its name says"
+            )
         )
 
 

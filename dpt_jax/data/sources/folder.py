@@ -162,7 +162,7 @@ def _meaning(
     return Meaning(
         f"folder {directory.resolve().name}",
         classes=classes,
-        palette=palette(len(classes)),
+        palette=base.voc_colors(len(classes) + 1)[1:],  # black stands for ignored
         class_of=_class_of(path, spec, classes) if classes else {},
         metres_per_unit=_metres_per_unit(path, spec) if sample.depth else None,
     )
@@ -206,21 +206,6 @@ def _class_of(path: epath.Path, spec: dict[str, Any], classes: tuple[str, ...]) 
             )
         class_of[value] = base.IGNORE
     return class_of
-
-
-def palette(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours of `count` classes, all different and none black, which stands for ignored.
-
-    The rule of the PASCAL VOC colour map, from its second colour on: bits 0, 1, 2 of the index are
-    the top bits of red, green and blue, bits 3, 4, 5 the next, and so on.
-    """
-    colors = []
-    for index in range(1, count + 1):
-        channels = [0, 0, 0]
-        for bit in range(8):
-            channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
-        colors.append(tuple(channels))
-    return tuple(colors)
 
 
 def _held_out(path: epath.Path, spec: dict[str, Any], samples: Sequence[Sample]) -> list[str]:

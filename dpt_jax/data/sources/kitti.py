@@ -24,7 +24,6 @@ import math
 import re
 from collections.abc import Sequence
 
-from absl import logging
 from etils import epath
 
 from dpt_jax.data.sources import base
@@ -50,7 +49,7 @@ def kitti(*, root: str | None, split: str, list_file: str | None) -> FileSource:
     """KITTI's Eigen split.
 
     Lines whose ground truth is `None` are left out, as in every published evaluation, and counted
-    in the log. The third column, the focal length, is not read: without the principal point it is
+    in the note. The third column, the focal length, is not read: without the principal point it is
     no camera. Intrinsics come from `P_rect_0x` of the calibration of the day, and are absent
     without that file.
 
@@ -70,12 +69,9 @@ def kitti(*, root: str | None, split: str, list_file: str | None) -> FileSource:
         raise base.DatasetError(f"KITTI needs its folder. {_ADVICE}")
     directory = base.existing_directory(root, "KITTI", _ADVICE)
     raw = directory / "raw" if (directory / "raw").is_dir() else directory
-    path = _list(directory, split, list_file)
+    path = base.given_list(list_file, directory, split) if list_file else _own(directory, split)
     rows = base.read_rows(path, 2, "the list of KITTI's images and ground truth", _lists(split))
     pairs = [(image, depth) for image, depth, *_ in rows if depth != "None"]
-    logging.info(
-        "KITTI %s: %d of %d images in %s have ground truth", split, len(pairs), len(rows), path
-    )
     depths = _ground_truth(directory, [depth for _, depth in pairs])
     calibration = functools.cache(_calibration)  # one file per day
     samples = []
@@ -91,15 +87,19 @@ def kitti(*, root: str | None, split: str, list_file: str | None) -> FileSource:
         samples.append(
             Sample(image, base.inside(raw, image), depth=depths[depth], intrinsics=intrinsics)
         )
-    return FileSource(Meaning("kitti", metres_per_unit=1 / 256, crop=CROP), samples, _ADVICE)
+    note = f"{len(pairs)} of {len(rows)} images in {path.name} have ground truth"
+    meaning = Meaning(
+        "kitti",
+        metres_per_unit=1 / 256,
+        crop=CROP,
+        note=f"{note}; the others are left out" if len(pairs) < len(rows) else "",
+    )
+    return FileSource(meaning, samples, _ADVICE)
 
 
-def _list(directory: epath.Path, split: str, list_file: str | None) -> epath.Path:
-    """The first list that exists; if none does, the first that was looked for."""
-    if list_file:
-        paths = [epath.Path(list_file).expanduser(), directory / list_file]
-    else:
-        paths = [directory / name for name in _LISTS[split]]
+def _own(directory: epath.Path, split: str) -> epath.Path:
+    """The first of BTS's lists that exists; if none does, the first that was looked for."""
+    paths = [directory / name for name in _LISTS[split]]
     return next((path for path in paths if path.is_file()), paths[0])
 
 

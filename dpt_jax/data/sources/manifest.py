@@ -8,7 +8,8 @@ A table is CSV in UTF-8, with commas, a header, and columns in any order:
 
 or JSON lines with the same keys, `{"image": "photos/a.jpg", "label": ...}`, when its name ends in
 .jsonl. `image` and at least one of `label` and `depth` are needed; `split`, "train" or
-"validation", is optional. Every row fills every column. Paths are relative to the root of the data.
+"validation", is optional. Every row fills every column, with files that no other row has there.
+Paths are relative to the root of the data.
 """
 
 import csv
@@ -26,6 +27,10 @@ from dpt_jax.data.sources.files import Sample
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _TARGETS = {"label": ("masks", (".png",)), "depth": ("depth", (".png", ".npy"))}
 _COLUMNS = ("image", "label", "depth", "split")
+_TOGETHER = (
+    "Files belong together by their path without suffix; where they are named otherwise, use a "
+    "'manifest'."
+)
 
 
 def from_folders(root: epath.Path, advice: str) -> list[Sample]:
@@ -42,16 +47,8 @@ def from_folders(root: epath.Path, advice: str) -> list[Sample]:
             f"the files in a 'manifest'. {advice}"
         )
     for key, found in targets.items():
-        place = root / _TARGETS[key][0]
-        for have, lack, there in ((images, found, place), (found, images, root / "images")):
-            lone = [stem for stem in have if stem not in lack]
-            if lone:
-                raise base.DatasetError(
-                    f"{len(lone)} of {len(have)} files have no counterpart in {there}, the first "
-                    f"is {have[lone[0]]}: expected {there / lone[0]} with the suffix of its kind. "
-                    "Files belong together by their path without suffix; where they are named "
-                    f"otherwise, use a 'manifest'. {advice}"
-                )
+        places = root / "images", root / _TARGETS[key][0]
+        base.check_pairs(images, found, places, f"{key} file", f"{_TOGETHER} {advice}")
     return [
         Sample(f"images/{path.relative_to(root / 'images').as_posix()}", path)._replace(
             **{key: found[stem] for key, found in targets.items()}
@@ -63,8 +60,7 @@ def from_folders(root: epath.Path, advice: str) -> list[Sample]:
 def _files(directory: epath.Path, suffixes: Sequence[str], advice: str) -> dict[str, epath.Path]:
     """Files at any depth below a folder by their path in it without suffix, sorted."""
     base.existing_directory(directory, "your own data", advice)
-    found: dict[str, epath.Path] = {}
-    folders = [directory]
+    found, folders = [], [directory]
     while folders:
         for path in base.entries(folders.pop()):
             if path.suffix.lower() not in suffixes:
@@ -74,16 +70,11 @@ def _files(directory: epath.Path, suffixes: Sequence[str], advice: str) -> dict[
                         f"{directory}"
                     )
                 folders.append(path)
-                continue
-            stem = path.relative_to(directory).with_suffix("").as_posix()
-            if stem in found:
-                raise base.DatasetError(
-                    f"{path} and {found[stem]} differ only in their suffix; rename one of them"
-                )
-            found[stem] = path
+            else:
+                found.append(path)
     if not found:
         raise base.DatasetError(f"{directory} holds no {', '.join(suffixes)}. {advice}")
-    return dict(sorted(found.items()))
+    return dict(sorted(base.by_stem(found, directory).items()))
 
 
 def read(path: epath.Path, root: epath.Path, advice: str) -> tuple[list[Sample], list[str] | None]:
@@ -96,7 +87,7 @@ def read(path: epath.Path, root: epath.Path, advice: str) -> tuple[list[Sample],
 
     Raises:
         DatasetError: a missing or malformed table, unknown or missing columns, empty cells, paths
-            that lead out of the root, an image that is named twice.
+            that lead out of the root, a file that is named twice in a column.
     """
     text = base.read_text(path, "the manifest", advice)
     rows = _json_rows(text, path) if path.suffix == ".jsonl" else _csv_rows(text, path)
@@ -111,24 +102,30 @@ def read(path: epath.Path, root: epath.Path, advice: str) -> tuple[list[Sample],
             )
     if "image" not in columns or not columns & set(_TARGETS):
         raise base.DatasetError(f"{path} needs the column image, and label or depth or both")
-    samples: dict[str, Sample] = {}
-    splits = []
+    samples, splits = [], []
+    first: dict[tuple[str, str], str] = {}
     for where, row in rows:
         if set(row) != columns or not all(isinstance(v, str) and v for v in row.values()):
             raise base.DatasetError(
                 f"{where}: every row must fill the columns {', '.join(rows[0][1])}; found {row}"
             )
         # "./a.jpg" and "a//b.jpg" are other spellings of "a.jpg" and "a/b.jpg".
-        names = {key: PurePosixPath(row[key]).as_posix() for key in columns - {"split"}}
+        keys = [key for key in ("image", *_TARGETS) if key in columns]
+        names = {key: PurePosixPath(row[key]).as_posix() for key in keys}
         files = {key: base.inside(root, name) for key, name in names.items()}
-        name = names["image"]
-        if name in samples:
-            raise base.DatasetError(f"{where}: the image {name} is named a second time")
-        samples[name] = Sample(name, files["image"], files.get("label"), files.get("depth"))
+        for cell in names.items():
+            if cell in first:
+                raise base.DatasetError(
+                    f"{where}: the {cell[0]} {cell[1]} is named a second time, after {first[cell]}"
+                )
+            first[cell] = where
+        samples.append(
+            Sample(names["image"], files["image"], files.get("label"), files.get("depth"))
+        )
         splits.append(row.get("split"))
         if "split" in row and row["split"] not in base.SPLITS:
             raise base.DatasetError(f"{where}: split {row['split']!r} is not train or validation")
-    return list(samples.values()), splits if "split" in columns else None
+    return samples, splits if "split" in columns else None
 
 
 def _csv_rows(text: str, path: epath.Path) -> list[tuple[str, dict[str, Any]]]:

@@ -72,14 +72,7 @@ def nyuv2(*, root: str | None, split: str, list_file: str | None = None) -> File
 def _list(directory: epath.Path, split: str, list_file: str | None) -> epath.Path | None:
     """The list of a split; None where the folder itself is the list."""
     if list_file:
-        given = epath.Path(list_file).expanduser()
-        for path in (given, directory / list_file):
-            if path.is_file():
-                return path
-        raise base.DatasetError(
-            f"the list --config.data.lists.{split}={list_file} is neither a file here nor in "
-            f"{directory}"
-        )
+        return base.given_list(list_file, directory, split)
     path = directory / _LISTS[split]
     if path.is_file():
         return path

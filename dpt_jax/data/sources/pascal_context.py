@@ -74,7 +74,7 @@ def pascal_context(*, root: str | None, split: str, background: bool) -> FileSou
     meaning = Meaning(
         f"pascal_context background={background}",
         classes=CLASSES[first:],
-        palette=tuple(_voc_color(value) for value in range(first, len(CLASSES))),
+        palette=base.voc_colors(len(CLASSES))[first:],
         class_of={0: base.IGNORE} | {value: value - first for value in range(first, len(CLASSES))},
         note=_NOTE,
     )
@@ -92,13 +92,3 @@ def pascal_context(*, root: str | None, split: str, background: bool) -> FileSou
 def _voc2010(directory: epath.Path) -> epath.Path:
     inner = (directory / "VOCdevkit" / "VOC2010", directory / "VOC2010")
     return next((path for path in inner if path.is_dir()), directory)
-
-
-def _voc_color(value: int) -> tuple[int, int, int]:
-    """Colour `value` of Pascal VOC: every third bit goes to a channel, the lowest to its top."""
-    bits = [(value >> 3 * k) & 7 for k in range(3)]
-    red, green, blue = (
-        sum(((three >> channel) & 1) << (7 - k) for k, three in enumerate(bits))
-        for channel in range(3)
-    )
-    return red, green, blue

@@ -68,7 +68,7 @@ LAYOUTS: dict[str, Layout] = {
         segmentation.cityscapes,
         ((256, 512),),
         True,
-        "leftImg8bit and gtFine; 256 x 512 unless a size is given (the data set's: 1024 x 2048)",
+        "leftImg8bit and gtFine, 256 x 512 pixels (the data set's are 1024 x 2048)",
     ),
     "folder_depth": Layout(
         depth.folder_depth,

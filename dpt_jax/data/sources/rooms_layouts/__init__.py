@@ -74,7 +74,7 @@ LAYOUTS: dict[str, Layout] = {
         depth.folder_depth,
         ((480, 640),),
         True,
-        "your own depth data: images, depth and dataset.json",
+        "your own depth data: images, depth, pairs.csv and dataset.json",
     ),
     "folder_masks": Layout(
         segmentation.folder_masks,

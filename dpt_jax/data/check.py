@@ -24,11 +24,10 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dpt_jax.data import check_page, prepare
+from dpt_jax.data import check_page
 from dpt_jax.data.check_example import Observation, StoredSource, observe
 from dpt_jax.data.check_report import Problem, SplitReport, enumerated
-from dpt_jax.data.sources import base
-from dpt_jax.data.sources.prepared import is_prepared
+from dpt_jax.data.sources import base, prepared
 
 Twins = list[tuple[str, str]]
 """(split, name) of examples that are the same in some respect."""
@@ -162,7 +161,7 @@ def check(
         found,
         same_images=[twins for twins in images.values() if len(twins) > 1],
         same_names=[twins for twins in names.values() if len(twins) > 1],
-        corrupt=prepare.verify(root) if root and is_prepared(root) else [],
+        corrupt=prepared.verify(root) if root and prepared.is_prepared(root) else [],
         pictures=shown,
     )
 

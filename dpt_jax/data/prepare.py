@@ -40,7 +40,6 @@ PART_BYTES = 64 << 20
 # TFDS collects a part in memory, too; beyond 1000 MiB it would go on with TensorFlow.
 _MAX_PART_BYTES = 900 << 20
 _VERSION = "1.0.0"
-_CHECKSUMS = "checksums.sha256"
 _PROBES = 16
 
 
@@ -111,28 +110,6 @@ def prepare(
             os.rename(work / "copy", out)
     shutil.rmtree(work)
     return out
-
-
-def verify(directory: str | os.PathLike[str]) -> list[str]:
-    """Compares every file of prepared data with its checksum.
-
-    Returns:
-        One sentence for each file that is missing or changed; none if all is well.
-    """
-    listing = Path(directory).expanduser() / _CHECKSUMS
-    try:
-        lines = listing.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return [f"{listing} cannot be read: {error}"]
-    problems = [] if lines else [f"{listing} is empty"]
-    for line in lines:
-        checksum, _, name = line.partition("  ")
-        path = listing.parent / name
-        if not path.is_file():
-            problems.append(f"{path} is missing")
-        elif _sha256(path) != checksum:
-            problems.append(f"{path} is damaged: its checksum is not that in {_CHECKSUMS}")
-    return problems
 
 
 def _new_folder(out: epath.PathLike) -> Path:
@@ -219,7 +196,7 @@ def _is_finished(work: Path, part: _Part) -> bool:
     first = prepared.record(part.source.encoded(part.examples[0]))
     if expected["first"] != _digest(first.values()):
         raise _other_data(work, f"{part.split}: contents of {first['name']}")
-    if expected["sha256"] == _sha256(shard):
+    if expected["sha256"] == prepared.sha256(shard):
         return True
     logging.warning("%s has changed since it was written; it is prepared again", shard)
     return False
@@ -269,6 +246,10 @@ def _builder_class() -> Any:
     """Made only once: TFDS keeps every class of builders, and with it all that it refers to."""
     import tensorflow_datasets as tfds
 
+    class Info(tfds.core.DatasetInfo):
+        def initialize_from_bucket(self) -> None:
+            """Nothing: Google's has none of it, and looking leaves an empty folder each time."""
+
     class DptData(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """One part of a data set as a data set of TFDS."""
 
@@ -281,7 +262,7 @@ def _builder_class() -> Any:
 
         def _info(self) -> Any:
             described = tfds.features.FeaturesDict(self._described)
-            return tfds.core.DatasetInfo(builder=self, features=described, disable_shuffling=True)
+            return Info(builder=self, features=described, disable_shuffling=True)
 
         def _split_generators(self, dl_manager: Any) -> Any:
             return {self._split: self._generate_examples()}
@@ -312,7 +293,7 @@ def _write_part(
         )
         (written,) = builder.data_path.glob(f"{prepared.NAME}-*")
         os.replace(written, shard)
-        identity = {"bytes": shard.stat().st_size, "sha256": _sha256(shard)}
+        identity = {"bytes": shard.stat().st_size, "sha256": prepared.sha256(shard)}
         identity["first"] = _digest(records[0].values())
         _write_json(_manifest(work, part), identity)
 
@@ -365,10 +346,10 @@ def _write_metadata(
     )
     checksums = {shard: identity["sha256"] for shard, identity in written.items()}
     for path in copy.iterdir():
-        if path.name not in checksums and path.name != _CHECKSUMS:
-            checksums[path.name] = _sha256(path)
+        if path.name not in checksums and path.name != prepared.CHECKSUMS:
+            checksums[path.name] = prepared.sha256(path)
     lines = [f"{checksums[name]}  {name}\n" for name in sorted(checksums)]
-    (copy / _CHECKSUMS).write_text("".join(lines))
+    (copy / prepared.CHECKSUMS).write_text("".join(lines))
 
 
 def _manifest(work: Path, part: _Part) -> Path:
@@ -377,11 +358,6 @@ def _manifest(work: Path, part: _Part) -> Path:
 
 def _size(record: Mapping[str, Any]) -> int:
     return sum(len(value) for value in record.values() if isinstance(value, bytes))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(values: Iterable[Any]) -> str:

@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from dpt_jax.data.pipeline import train_stream
-from dpt_jax.data.prepare import prepare, verify
+from dpt_jax.data.prepare import prepare
 from dpt_jax.data.quarantine import readable
 from dpt_jax.data.sources import build_source
 from dpt_jax.data.sources.base import DatasetError
+from dpt_jax.data.sources.prepared import verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 

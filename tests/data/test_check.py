@@ -286,8 +286,8 @@ def test_depth_view():
 
 def test_damage_to_a_prepared_copy_is_an_error(tmp_path, monkeypatch):
     splits = {"train": source(tmp_path / "t", CLASSES, "label", [(picture(0), png(ids(0)))])}
-    monkeypatch.setattr(checking, "is_prepared", lambda root: True)
-    monkeypatch.setattr(checking.prepare, "verify", lambda root: [f"{root}/shard is damaged"])
+    monkeypatch.setattr(checking.prepared, "is_prepared", lambda root: True)
+    monkeypatch.setattr(checking.prepared, "verify", lambda root: [f"{root}/shard is damaged"])
     report = check(splits, root="somewhere")
     assert not report.ok
     assert report.problems()[0] == ("error", "somewhere/shard is damaged")

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from dpt_jax.data.prepare import prepare, verify
+from dpt_jax.data.prepare import prepare
 from dpt_jax.data.sources import DatasetError
 from dpt_jax.data.sources.files import FileSource, Meaning
-from dpt_jax.data.sources.prepared import PreparedSource, is_prepared
+from dpt_jax.data.sources.prepared import PreparedSource, is_prepared, verify
 from tests.data.small_sets import MEANINGS, assert_same, jpeg, png, sources, write_files
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,11 @@ be mounted (gcsfuse) or copied.
 """
 
 import bisect
+import hashlib
 import itertools
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,8 @@ from dpt_jax.data.sources import base, files
 
 NAME = "dpt_data"
 """Name of the data set for TFDS, by which `is_prepared` knows it."""
+CHECKSUMS = "checksums.sha256"
+"""Name of the list of checksums, as `sha256sum -c` reads it."""
 
 _AGAIN = "Copy it again, or prepare it again with `dpt-jax data prepare`."
 
@@ -186,3 +191,31 @@ def _read_names(path: epath.Path, count: int) -> list[str]:
     if len(names) != count:
         raise base.DatasetError(f"{path} has {len(names)} names for {count} records. {_AGAIN}")
     return names
+
+
+def verify(directory: str | os.PathLike[str]) -> list[str]:
+    """Compares every file of prepared data with its checksum.
+
+    Returns:
+        One sentence for each file that is missing or changed; none if all is well.
+    """
+    listing = Path(directory).expanduser() / CHECKSUMS
+    try:
+        lines = listing.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{listing} cannot be read: {error}"]
+    problems = [] if lines else [f"{listing} is empty"]
+    for line in lines:
+        checksum, _, name = line.partition("  ")
+        path = listing.parent / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif sha256(path) != checksum:
+            problems.append(f"{path} is damaged: its checksum is not that in {CHECKSUMS}")
+    return problems
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

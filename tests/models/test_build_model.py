@@ -120,8 +120,9 @@ def test_parameters_of_the_base_model():
     assert count(shapes({"variant": "dpt_base", "head": {"type": "depth"}})) == total
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("columns", [1, 4, 5])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(1, 1), (2, 4), (3, 5), (4, 1), (7, 4), (1, 5), (7, 5)]
+)
 def test_outputs_cover_the_grid_rounded_up_to_even(rows, columns):
     height, width = 32 * -(-rows // 2), 32 * -(-columns // 2)
     pixels = (2, 8 * rows + 3, 8 * columns, 3)  # three rows of pixels too few for another patch
@@ -136,7 +137,7 @@ def test_outputs_cover_the_grid_rounded_up_to_even(rows, columns):
     assert training.aux_logits.shape == (2, height // 2, width // 2, 5)
 
 
-@pytest.mark.parametrize("size", [(384, 384), (352, 1216), (480, 640), (32, 96)])
+@pytest.mark.parametrize("size", [(352, 1216), (480, 640)])
 def test_large_gives_the_input_size_at_multiples_of_32(size):
     output = outputs({"variant": "dpt_large", "head": {"type": "depth"}}, (1, *size, 3))
     assert output.depth.shape == (1, *size)
